@@ -1,0 +1,31 @@
+python := .venv/bin/python
+
+.PHONY: check environment format lint types test lock
+
+check: lint types test
+
+environment:
+	@launch/environment.sh
+
+format: environment
+	$(python) -m ruff check --select I --fix .
+	$(python) -m ruff format .
+
+lint: environment
+	$(python) -m ruff format --check .
+	$(python) -m ruff check .
+
+types: environment
+	$(python) -m mypy
+
+test: environment
+	tests/run.sh
+
+# The exact versions of a fresh install; on Linux x86-64 with Python 3.11.
+lock:
+	python3.11 -m venv --clear .lock
+	.lock/bin/python -m pip install --quiet --editable '.[dev]'
+	.lock/bin/python -m pip check
+	echo '# Python 3.11, Linux x86-64: a fresh install of .[dev]. Made by `make lock`.' >requirements.lock
+	.lock/bin/python -m pip freeze --exclude-editable >>requirements.lock
+	rm -rf .lock

@@ -1,0 +1,161 @@
+"""Checkpoints: Orbax, with a fingerprint of every leaf, because Orbax returns a flipped bit as if it were the truth."""
+
+import json
+import math
+import shutil
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from absl import logging
+from jax import lax
+
+from clr_jax.entry import DATA, INPUT, Problem
+
+
+class Checkpoints:
+    """The checkpoints of one run, under `workdir/checkpoints/<step>`. A step that exists restores, or says why not.
+
+    keep: how many of the latest stay; the one with the best online accuracy stays too.
+    """
+
+    def __init__(self, workdir, keep: int = 3, read_only: bool = False):
+        import orbax.checkpoint as ocp
+        from orbax.checkpoint.checkpoint_managers import preservation_policy as preservation
+
+        self.ocp, self.directory = ocp, Path(workdir).absolute() / 'checkpoints'
+        accuracy = lambda metrics: metrics['top1']
+        best = preservation.BestN(get_metric_fn=accuracy, n=1, keep_checkpoints_without_metrics=False)
+        if not read_only and jax.process_index() == 0:
+            shutil.rmtree(self.directory / 'trash', ignore_errors=True)  # a deletion that was killed half-way
+        options = ocp.CheckpointManagerOptions(
+            preservation_policy=preservation.AnyPreservationPolicy([preservation.LatestN(keep), best]),
+            best_fn=accuracy,  # without it Orbax keeps metrics in memory only
+            best_mode='max',
+            keep_checkpoints_without_metrics=False,
+            todelete_subdir=None if read_only else 'trash',  # rename, then delete: no half-deleted step is ever listed
+            cleanup_tmp_directories=not read_only,
+            create=not read_only,
+            read_only=read_only,
+        )
+        self.manager = ocp.CheckpointManager(self.directory, options=options)
+
+    def steps(self) -> list[int]:
+        """Committed steps, oldest first."""
+        return sorted(self.manager.all_steps())
+
+    def save(self, step: int, state, data: dict, top1: float | None = None):
+        """Write `state` (a pytree of arrays) and `data` (JSON) in the background; they are copied before this returns."""
+        items = self.ocp.args.Composite(
+            state=self.ocp.args.StandardSave(state),
+            data=self.ocp.args.JsonSave(data),
+            leaves=self.ocp.args.JsonSave(describe(state)),
+        )
+        metrics = {'top1': top1} if top1 is not None and math.isfinite(top1) else None
+        if not self.manager.save(step, args=items, metrics=metrics, force=True):
+            raise RuntimeError(f'checkpoint {step} was not written: {self.directory} has that step or a later one')
+
+    def data(self, step: int | None = None) -> dict:
+        """What was saved beside the state of the latest step, or of `step`."""
+        steps = self.steps()
+        if not steps or step not in (None, *steps):
+            raise Problem(f'{self.directory} has no checkpoint{"" if step is None else f" {step}"}; it has {steps}', INPUT)
+        args = self.ocp.args.Composite(data=self.ocp.args.JsonRestore())
+        return self.manager.restore(step or steps[-1], args=args).data
+
+    def restore(self, like, step: int | None = None):
+        """-> (state, data, step) of the latest step, or of `step`, placed as `like` (arrays or shapes with shardings).
+
+        A state of another shape is refused with the first leaf that differs. A damaged latest step is named aloud and
+        the one before it used; a damaged `step` that was asked for is an error.
+        """
+        steps = self.steps()
+        if step is not None and step not in steps:
+            raise Problem(f'{self.directory} has no step {step}; it has {steps}', INPUT)
+        damaged = []
+        for candidate in [step] if step is not None else reversed(steps):
+            try:
+                return *self._restore(candidate, like), candidate
+            except Problem:
+                raise
+            except Exception as error:  # whatever Orbax, TensorStore or the fingerprint say of a damaged file
+                reason = str(error).strip().splitlines()[0][:200] if str(error).strip() else type(error).__name__
+                damaged.append(f'step {candidate}: {reason}')
+                logging.error('Checkpoint is damaged, trying an older one: %s', damaged[-1])
+        found = '; '.join(damaged) or 'none was written'
+        raise Problem(f'no checkpoint in {self.directory} can be restored ({found})', DATA if damaged else INPUT)
+
+    def _restore(self, step, like):
+        args = self.ocp.args
+        saved = self.manager.restore(step, args=args.Composite(leaves=args.JsonRestore(), data=args.JsonRestore()))
+        check_structure(saved.leaves, like, f'checkpoint {step} in {self.directory}')
+        shapes = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=x.sharding), like)
+        state = self.manager.restore(step, args=args.Composite(state=args.StandardRestore(shapes))).state
+        for path, found in fingerprints(state).items():
+            if found != saved.leaves[path]['fingerprint']:
+                raise ValueError(f'{path} differs from what was saved')
+        return state, saved.data
+
+    def wait(self):
+        """Until everything asked for is committed; raises what went wrong in the background."""
+        self.manager.wait_until_finished()
+
+    def close(self):
+        """Wait, and let go of the directory."""
+        self.manager.close()
+
+
+def describe(tree) -> dict:
+    """{leaf path: {'shape', 'dtype', 'fingerprint'}} of a pytree of arrays."""
+    prints = fingerprints(tree)
+    return {
+        path: {'shape': list(x.shape), 'dtype': str(x.dtype), 'fingerprint': prints[path]}
+        for path, x in paths(tree).items()
+    }
+
+
+def paths(tree) -> dict:
+    """{'params/encoder/conv1/kernel': leaf} of a pytree."""
+    return {
+        jax.tree_util.keystr(path, simple=True, separator='/'): leaf
+        for path, leaf in jax.tree_util.tree_leaves_with_path(tree)
+    }
+
+
+def fingerprints(tree) -> dict[str, int]:
+    """{leaf path: uint32}: integer arithmetic on the bits and their positions, so equal on any devices and sharding."""
+    return {path: int(x) for path, x in paths(jax.device_get(_fingerprint(tree))).items()}
+
+
+def checksum(tree) -> str:
+    """Eight hex digits for a whole pytree: its leaves' paths and fingerprints."""
+    import zlib
+
+    return f'{zlib.crc32(json.dumps(fingerprints(tree), sort_keys=True).encode()):08x}'
+
+
+@jax.jit
+def _fingerprint(tree):
+    def one(x):
+        x = x.astype(jnp.uint8) if x.dtype == jnp.bool_ else x
+        words = lax.bitcast_convert_type(x, jnp.uint8 if x.dtype.itemsize == 1 else f'uint{min(32, 8 * x.dtype.itemsize)}')
+        u = words.astype(jnp.uint32).reshape(-1)
+        h = (u ^ (lax.iota(jnp.uint32, u.size) * np.uint32(0x9E3779B1))) * np.uint32(0x85EBCA6B)
+        h = (h ^ (h >> 15)) * np.uint32(0xC2B2AE35)
+        return (h ^ (h >> 13)).sum(dtype=jnp.uint32)
+
+    return jax.tree.map(one, tree)
+
+
+def check_structure(leaves: dict, like, where: str):
+    """Refuse to restore what was saved as `leaves` into `like`, naming the first leaf that does not fit."""
+    ours = paths(like)
+    for path in sorted(ours.keys() | leaves.keys()):
+        if path not in leaves:
+            raise Problem(f'{where} lacks {path}: it was written by another method, encoder or optimizer')
+        if path not in ours:
+            raise Problem(f'{where} has {path}, which this config does not: it is of another method or encoder')
+        then, now = leaves[path], ours[path]
+        if then['shape'] != list(now.shape) or then['dtype'] != str(now.dtype):
+            raise Problem(f'{where}: {path} is {then["dtype"]}{then["shape"]}, this config has {now.dtype}{list(now.shape)}')

@@ -1,0 +1,225 @@
+"""The augmentations of SimCLR (Chen et al., 2020; arXiv:2002.05709) on the host, with TensorFlow's definitions of each one.
+
+`sample` draws the parameters of a view in NumPy, `apply` is the deterministic picture they make of an image.
+"""
+
+import os
+import sys
+import tempfile
+from functools import cache
+from typing import NamedTuple
+
+import numpy as np
+
+from clr_jax.data import index
+from clr_jax.entry import CONFIG, Problem, nearest
+
+DRAWS = 'crop flip jitter order brightness contrast saturation hue grayscale blur sigma'.split()
+METHODS = ('bilinear', 'bicubic', 'area', 'nearest')
+
+
+class View(NamedTuple):
+    """How one group of views is made; the defaults are SimCLR's for ImageNet.
+
+    Probabilities are per image; an operation of probability or strength zero is absent from the graph.
+    """
+
+    count: int = 2  # views of each example
+    size: int = 224  # pixels per side
+    area: tuple = (0.08, 1.0)  # share of the image a crop covers; (1, 1): the whole image, no crop
+    ratio: tuple = (3 / 4, 4 / 3)  # width / height of the crop
+    min_object_covered: float = 0.1  # the crop's least share of the image, whatever `area` says
+    interpolation: str = 'bicubic'  # without antialiasing
+    flip: float = 0.5  # probability
+    jitter: float = 0.8  # probability of the four below, in random order
+    brightness: float = 0.8  # factor in [1 - d, 1 + d]
+    contrast: float = 0.8  # factor in [1 - d, 1 + d], around each channel's mean
+    saturation: float = 0.8  # factor in [1 - d, 1 + d], of the S in HSV
+    hue: float = 0.2  # shift in [-d, d] turns
+    grayscale: float = 0.2  # probability
+    blur: float = 0.5  # probability
+    sigma: tuple = (0.1, 2.0)  # of the blur, in pixels; the kernel is a tenth of the side wide
+    shared: tuple = ()  # draws (names in DRAWS) that all views of an example have in common
+
+
+@cache
+def tensorflow():
+    """TensorFlow, imported late (it takes seconds) and quietly, kept off the accelerators."""
+    os.environ.setdefault('TF_CPP_MIN_LOG_LEVEL', '2')
+    sys.stderr.flush()
+    kept = os.dup(2)
+    with tempfile.TemporaryFile() as said:
+        os.dup2(said.fileno(), 2)
+        try:
+            import tensorflow
+
+            tensorflow.config.set_visible_devices([], 'GPU')
+        except BaseException:
+            said.seek(0)
+            os.write(kept, said.read())
+            raise
+        finally:
+            os.dup2(kept, 2)
+            os.close(kept)
+    return tensorflow
+
+
+def check(view: View) -> View:
+    """The view itself, or the Problem with its values."""
+    for name in view.shared:
+        if name not in DRAWS:
+            raise Problem(f'no draw is called "{name}" (shared): {nearest(name, DRAWS)}', CONFIG)
+    if view.interpolation not in METHODS:
+        raise Problem(
+            f'interpolation "{view.interpolation}": {nearest(view.interpolation, METHODS)}', CONFIG
+        )
+    for name in ('flip', 'jitter', 'grayscale', 'blur'):
+        if not 0 <= getattr(view, name) <= 1:
+            raise Problem(
+                f'{name}={getattr(view, name)} is a probability: use a number in [0, 1]', CONFIG
+            )
+    for name in ('area', 'ratio', 'sigma'):
+        low, high = getattr(view, name)
+        if not 0 < low <= high:
+            raise Problem(f'{name}={getattr(view, name)} is a range: use 0 < low <= high', CONFIG)
+    if view.area[1] > 1:
+        raise Problem(f'area={view.area} is a share of the image: use at most 1', CONFIG)
+    if view.size < 1 or view.count < 1:
+        raise Problem(f'size={view.size}, count={view.count}: use at least 1', CONFIG)
+    return view
+
+
+def strengths(view: View) -> dict:
+    """The colour operations in use and their strengths."""
+    names = ('brightness', 'contrast', 'saturation', 'hue') if view.jitter else ()
+    return {name: getattr(view, name) for name in names if getattr(view, name)}
+
+
+def radius(view: View) -> int:
+    """Of the blur's kernel, 2 * radius + 1 wide: 11 at 224 pixels, 0 (no blur) below 20."""
+    return view.size // 10 // 2 if view.blur else 0
+
+
+def sample(view: View, keys, number: int) -> dict:
+    """The parameters of view `number` of the examples with `keys` [b] uint64: a dict of arrays [b, ...] for `apply`.
+
+    Each is a draw of its own name, so that one more operation changes no other.
+    """
+    own = index.fold(keys, number)
+
+    def draw(name, n=None):
+        return index.uniform(keys if name in view.shared else own, name, n)
+
+    def between(name, low, high):
+        return (low + (high - low) * draw(name)).astype(np.float32)
+
+    result = {}
+    if view.area[0] < 1:
+        result['crop'] = (draw('crop', 2) * 2**31).astype(
+            np.int32
+        )  # [b, 2] a seed: the box depends on the image's shape
+    if view.flip:
+        result['flip'] = draw('flip') < view.flip
+    if colours := strengths(view):
+        result['jitter'] = draw('jitter') < view.jitter
+        result['order'] = draw('order', len(colours)).argsort(axis=1).astype(np.int32)  # [b, 4]
+        for name, d in colours.items():
+            result[name] = between(name, *((-d, d) if name == 'hue' else (max(0, 1 - d), 1 + d)))
+    if view.grayscale:
+        result['grayscale'] = draw('grayscale') < view.grayscale
+    if radius(view):
+        result['blur'] = draw('blur') < view.blur
+        result['sigma'] = between('sigma', *view.sigma)
+    return result
+
+
+def apply(view: View, image, parameters: dict):
+    """One view of `image` (uint8 [h, w, 3]) by one row of `sample`'s parameters -> uint8 [size, size, 3]."""
+    tf = tensorflow()
+    if 'crop' in parameters:
+        image = tf.slice(image, *crop_box(view, tf.shape(image), parameters['crop']))  # [h', w', 3]
+    x = resize(image, view.size, view.interpolation)  # [S, S, 3] float32 in [0, 255]
+    if 'flip' in parameters:
+        x = tf.cond(parameters['flip'], lambda: tf.reverse(x, [1]), lambda: x)
+    if 'jitter' in parameters:
+        x = tf.cond(parameters['jitter'], lambda: jitter(view, x, parameters), lambda: x)
+    if 'grayscale' in parameters:
+        x = tf.cond(parameters['grayscale'], lambda: grayscale(x), lambda: x)
+    if 'blur' in parameters:
+        x = tf.cond(
+            parameters['blur'], lambda: blur(x, parameters['sigma'], radius(view)), lambda: x
+        )
+    return tf.cast(x + 0.5, tf.uint8)
+
+
+def evaluation(image, size: int, crop: float = 0.875, interpolation: str = 'bicubic'):
+    """The central square of `crop` times the short side, resized: uint8 [h, w, 3] -> uint8 [size, size, 3]."""
+    tf = tensorflow()
+    shape = tf.shape(image)[:2]
+    side = tf.cast(tf.round(crop * tf.cast(tf.reduce_min(shape), tf.float32)), tf.int32)
+    begin = (shape - side + 1) // 2
+    image = tf.slice(image, tf.concat([begin, [0]], 0), tf.stack([side, side, 3]))  # [s, s, 3]
+    return tf.cast(resize(image, size, interpolation) + 0.5, tf.uint8)
+
+
+def crop_box(view: View, shape, seed):
+    """SimCLR's random crop of an image of `shape` [3] by `seed` [2] int32 -> (begin [3], extent [3]), for tf.slice.
+
+    A pure function of its arguments: TensorFlow's sampler of distorted boxes, at most 100 tries, else the whole image.
+    """
+    begin, extent, _ = tensorflow().raw_ops.StatelessSampleDistortedBoundingBox(
+        image_size=shape,
+        bounding_boxes=[[[0.0, 0.0, 1.0, 1.0]]],
+        min_object_covered=view.min_object_covered,
+        seed=seed,
+        aspect_ratio_range=list(view.ratio),
+        area_range=list(view.area),
+        max_attempts=100,
+        use_image_if_no_bounding_boxes=True,
+    )
+    return begin, extent
+
+
+def resize(image, size: int, interpolation: str):
+    """uint8 [h, w, 3] -> float32 [size, size, 3], clipped to [0, 255]: bicubic overshoots."""
+    tf = tensorflow()
+    x = tf.cast(tf.image.resize(image, [size, size], interpolation), tf.float32)
+    return tf.clip_by_value(tf.ensure_shape(x, [size, size, 3]), 0.0, 255.0)
+
+
+def jitter(view: View, x, parameters: dict):
+    """The colour operations in the order of `parameters`, each clipped to the range of pixels."""
+    tf = tensorflow()
+    operations = {
+        'brightness': lambda x, factor: x * factor,
+        'contrast': tf.image.adjust_contrast,
+        'saturation': tf.image.adjust_saturation,
+        'hue': tf.image.adjust_hue,
+    }
+    names = list(strengths(view))
+    for k in range(len(names)):
+        branches = [lambda x=x, name=name: operations[name](x, parameters[name]) for name in names]
+        x = tf.clip_by_value(tf.switch_case(parameters['order'][k], branches), 0.0, 255.0)
+    return x
+
+
+def grayscale(x):
+    """Luma in all three channels, as one product: a reduction over the last axis of three is slow."""
+    tf = tensorflow()
+    luma = tf.constant(np.repeat([[0.2989], [0.587], [0.114]], 3, axis=1), tf.float32)  # [3, 3]
+    return tf.reshape(tf.reshape(x, [-1, 3]) @ luma, x.shape)
+
+
+def blur(x, sigma, radius: int):
+    """Gaussian blur of [S, S, 3] with 2 * radius + 1 taps; beyond the border is black, as in SimCLR."""
+    tf = tensorflow()
+    reach = tf.minimum(
+        float(radius), tf.math.ceil(5 * sigma)
+    )  # further taps weigh less than float32 resolves
+    taps = tf.exp(-(tf.range(-reach, reach + 1) ** 2) / (2 * sigma**2))
+    kernel = tf.tile(
+        (taps / tf.reduce_sum(taps))[:, None, None, None], [1, 1, 3, 1]
+    )  # [k, 1, 3, 1]
+    x = tf.nn.depthwise_conv2d(x[None], kernel, [1, 1, 1, 1], 'SAME')
+    x = tf.nn.depthwise_conv2d(x, tf.transpose(kernel, [1, 0, 2, 3]), [1, 1, 1, 1], 'SAME')
+    return x[0]

@@ -1,0 +1,118 @@
+"""Batches of views: each one a pure function of (seed, step), at once from any step, on any number of processes and threads."""
+
+import os
+
+import numpy as np
+
+from clr_jax.data import augment, index
+from clr_jax.data.augment import tensorflow
+from clr_jax.data.sources import reason
+from clr_jax.entry import CONFIG, DATA, Problem
+
+
+def train_batches(source, views, *, seed, batch_size, start=0, rows=None, threads=None):
+    """Endless training batches from step `start` on.
+
+    `views` are groups of views (augment.View); `batch_size` is the global one, of which this process holds the rows
+    [first, last) = `rows` (default: all). An epoch is size // batch_size steps; the remainder is a different one each epoch.
+    Yields {'views': tuple of uint8 [b, S, S, 3], group after group; 'label': int32 [b]; 'index': int32 [b]}.
+    """
+    steps = source.size // batch_size
+    if not steps:
+        raise Problem(
+            f'batch_size={batch_size} exceeds the {source.size} examples of {source.name}', CONFIG
+        )
+    views = [(augment.check(view), k) for view in views for k in range(view.count)]
+    views = [(view, number) for number, (view, _) in enumerate(views)]
+    tf = tensorflow()
+    place = np.arange(*(rows or (0, batch_size)))
+
+    def plan(step):
+        epoch, position = divmod(step, steps)
+        indices = index.permutation(
+            position * batch_size + place, source.size, index.key(seed, epoch)
+        )
+        keys = index.key(seed, epoch, indices)
+        return indices, tuple(augment.sample(view, keys, number) for view, number in views)
+
+    def example(i, parameters):
+        read = source.read(i)
+        made = tuple(
+            augment.apply(view, read['image'], p)
+            for (view, _), p in zip(views, parameters, strict=True)
+        )
+        return {'views': made, 'label': read['label'], 'index': tf.cast(i, tf.int32)}
+
+    return _batches(source, plan, range(start, 2**62), example, threads)
+
+
+def eval_batches(source, *, size, crop, batch_size, rows=None, indices=None, threads=None):
+    """Each example (or each of `indices`) once, in order, as its central crop: batches as in training, with one view.
+
+    The last batch is filled up with rows of index -1 and label -1.
+    """
+    tf = tensorflow()
+    indices = np.arange(source.size) if indices is None else np.asarray(indices)
+    indices = np.append(indices, np.full(-len(indices) % batch_size, -1))
+    first, last = rows or (0, batch_size)
+    batches = indices.reshape(-1, batch_size)[:, first:last]
+
+    def plan(step):
+        return (batches[step],)
+
+    def example(i):
+        read = source.read(tf.maximum(i, 0))
+        label = tf.where(i < 0, -1, read['label'])
+        return {
+            'views': (augment.evaluation(read['image'], size, crop),),
+            'label': label,
+            'index': tf.cast(i, tf.int32),
+        }
+
+    return _batches(source, plan, range(len(batches)), example, threads)
+
+
+def _batches(source, plan, steps, example, threads):
+    """The batch of each of `steps`: `example` in parallel on each row of `plan(step)`, (example numbers, ...)."""
+    tf = tensorflow()
+    threads = threads or len(os.sched_getaffinity(0))
+    first = plan(steps[0])
+    flat = tf.nest.flatten(first)
+
+    def planned(step):
+        arrays = tf.numpy_function(
+            lambda step: tf.nest.flatten(plan(int(step))), [step], [x.dtype for x in flat]
+        )
+        arrays = [tf.ensure_shape(x, like.shape) for x, like in zip(arrays, flat, strict=True)]
+        return tf.nest.pack_sequence_as(first, arrays)
+
+    data = tf.data.Dataset.range(steps.start, steps.stop).map(planned).unbatch()
+    example = tf.autograph.experimental.do_not_convert(example)
+    data = data.map(example, num_parallel_calls=threads, deterministic=True)
+    data = data.batch(len(first[0]), drop_remainder=True).prefetch(2)
+    options = tf.data.Options()
+    options.threading.private_threadpool_size = threads
+    options.threading.max_intra_op_parallelism = 1
+    options.autotune.enabled = False
+    options.experimental_optimization.inject_prefetch = False
+    iterator = iter(data.with_options(options))
+
+    def run():
+        for step in steps:
+            try:
+                batch = next(iterator)
+            except tf.errors.OpError as error:
+                raise Problem(_damage(source, plan(step)[0], error), DATA) from error
+            yield tf.nest.map_structure(lambda x: np.asarray(memoryview(x)), batch)  # no copy
+
+    return run()
+
+
+def _damage(source, indices, error):
+    """Which example could not be read, and why."""
+    for i in indices:
+        try:
+            source.read(tensorflow().constant(max(i, 0), 'int64'))
+        except tensorflow().errors.OpError as cause:
+            return f'{source.where(i)} cannot be read: {reason(cause)}'
+    return f'{source.name} cannot be read: {reason(error)}'

@@ -1,0 +1,310 @@
+"""Where images come from: a Source is a size and a function from an example's number to its image.
+
+In a config, `name` is a function of this file and the other keys are its keyword arguments.
+"""
+
+import difflib
+import hashlib
+import math
+import os
+import re
+import stat
+from collections.abc import Callable
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+
+from clr_jax.data import index, records
+from clr_jax.data.augment import tensorflow
+from clr_jax.entry import CONFIG, DATA, INPUT, Problem, nearest
+from clr_jax.method import check_keywords
+
+MAX_PIXELS = 100_000_000  # of one image: some kilobytes of PNG can unpack to gigabytes
+IN_MEMORY = 2**30  # bytes: data sets of one image size up to this are decoded once
+SUFFIXES = ('.jpg', '.jpeg', '.png', '.bmp', '.gif', '.webp')
+
+
+class Source(NamedTuple):
+    """One split of a data set."""
+
+    name: str
+    size: int  # examples
+    classes: int | None  # None: no labels
+    read: (
+        Callable  # int64 [] -> {'image': uint8 [h, w, 3], 'label': int32 [] (-1: none)}, in a graph
+    )
+    fingerprint: str  # 16 hex digits; other content, other digits
+    where: Callable  # number -> what an error calls that example
+    images: np.ndarray | None = None  # uint8 [n, h, w, 3], when all are in memory
+
+
+def load(section: dict, split: str) -> Source:
+    """The 'train' or 'test' split of the data set that the section `config.data` describes."""
+    factories = {f.__name__: f for f in (digits, tfds, folder)}
+    section = dict(section)
+    name = section.pop('name', None)
+    if name not in factories:
+        raise Problem(f'config.data.name={name!r}: {nearest(name, factories)}', CONFIG)
+    check_keywords(factories[name], section, 'config.data')
+    return factories[name](split, **section)
+
+
+def digits(split: str, *, test_fraction: float = 0.2) -> Source:
+    """scikit-learn's 1,797 handwritten digits, grey 8x8: always the same 1,437 train and 360 test."""
+    from sklearn.datasets import load_digits
+
+    data = load_digits()
+    n = len(data.target)
+    cut = math.ceil(n * _fraction(test_fraction))
+    order = index.permutation(np.arange(n), n, index.key(0))
+    chosen = order[:cut] if split == 'test' else order[cut:]
+    grey = np.round(data.images[chosen] * (255 / 16)).astype(np.uint8)  # [n, 8, 8]
+    images = np.repeat(grey[..., None], 3, axis=3)  # [n, 8, 8, 3]
+    return _in_memory(f'digits ({split})', images, data.target[chosen], 10)
+
+
+def tfds(
+    split: str,
+    *,
+    dataset: str = 'cifar10',
+    data_dir: str | None = None,
+    train: str = 'train',
+    test: str = 'test',
+) -> Source:
+    """An image data set prepared by TensorFlow Datasets: 'name', 'name/config' or 'name:version'.
+
+    Never uses the network. `data_dir` None is TFDS's own default; `train` and `test` are splits in
+    TFDS's notation ('train[:90%]'). Small data sets of one image size are decoded into memory.
+    """
+    tf = tensorflow()
+    builder = _builder(dataset, data_dir)
+    chosen = test if split == 'test' else train
+    try:
+        info = builder.info.splits[chosen]
+    except ValueError:
+        known = ', '.join(builder.info.splits)
+        raise Problem(f'config.data.{split}={chosen!r}: {dataset} has {known}', CONFIG) from None
+    name = f'{builder.info.full_name} ({chosen})'
+    kind = builder.info.file_format.value
+    if kind not in ('tfrecord', 'array_record'):
+        raise Problem(f'{name} is stored as {kind}: prepare it as tfrecord or array_record', INPUT)
+    features = dict(builder.info.features)
+    image = next((k for k, f in features.items() if type(f).__name__ == 'Image'), None)
+    label = next((k for k, f in features.items() if type(f).__name__ == 'ClassLabel'), None)
+    if image is None:
+        raise Problem(f'{name} has no images, only {", ".join(features)}', INPUT)
+    classes = features[label].num_classes if label else None
+
+    wanted = {image: tf.io.FixedLenFeature([], tf.string)}
+    if label:
+        wanted[label] = tf.io.FixedLenFeature([], tf.int64)
+
+    def parse(record):
+        values = tf.io.parse_single_example(record, wanted)
+        return {'image': decode(values[image]), 'label': tf.cast(values.get(label, -1), tf.int32)}
+
+    parts, shape = info.file_instructions, features[image].shape
+    if None not in shape and info.num_examples * math.prod([*shape[:2], 3]) <= IN_MEMORY:
+        return _in_memory(name, *_decoded(name, records.in_order(kind, parts), parse), classes)
+    record = records.by_number(kind, parts)
+    content = [(Path(p.filename).name, p.skip, p.take, os.path.getsize(p.filename)) for p in parts]
+    return Source(
+        name=name,
+        size=info.num_examples,
+        classes=classes,
+        read=lambda i: parse(record(i)),
+        fingerprint=_hash(content),
+        where=lambda i: f'example {i} of {name}',
+    )
+
+
+def folder(
+    split: str, *, path: str = '', test_path: str = '', test_fraction: float = 0.1
+) -> Source:
+    """Your own images: a directory with JPEG, PNG, BMP, GIF (first frame) and WebP at any depth.
+
+    If all of them lie in subfolders, of which there are two or more, these are the classes; else
+    there are no labels. The test split is `test_path`; or `path`/test or `path`/val beside
+    `path`/train; or else the `test_fraction` that the hashes of the file names single out.
+    """
+    if not path:
+        raise Problem('config.data.path is empty: set it to the directory of your images', CONFIG)
+    root = Path(path)
+    beside = [root / name for name in ('test', 'val', 'validation') if (root / name).is_dir()]
+    if not test_path and (root / 'train').is_dir() and beside:
+        root, test_path = root / 'train', str(beside[0])
+    files = _files(root)
+    labels = sorted(_subfolders(files))
+    if test_path and split == 'test':
+        root = Path(test_path)
+        files = _files(root)
+        own = _subfolders(files)
+        for strange in sorted(own - set(labels)) if labels else ():
+            hint = nearest(strange, labels)
+            raise Problem(f'{root}: "{strange}" is no class of the training images; {hint}', INPUT)
+        labels = labels if own else []
+    elif not test_path:
+        held = _fraction(test_fraction) * 2**64
+        files = [f for f in files if (int(_hash(f[0]), 16) < held) == (split == 'test')]
+        if not files:
+            raise Problem(f'{root}: no image to {split}: change config.data.test_fraction', INPUT)
+
+    tf = tensorflow()
+    places = [os.path.join(root, name) for name, _ in files]
+    paths = tf.constant([os.fsencode(place) for place in places])
+    number = {label: k for k, label in enumerate(labels)}
+    numbers = tf.constant([number.get(name.split('/')[0], -1) for name, _ in files], tf.int32)
+    return Source(
+        name=f'{_printable(root)} ({split})',
+        size=len(files),
+        classes=len(labels) or None,
+        read=lambda i: {'image': decode(tf.io.read_file(paths[i])), 'label': numbers[i]},
+        fingerprint=_hash((labels, files)),
+        where=lambda i: _printable(places[i]),
+    )
+
+
+def decode(data):
+    """An image file's bytes, whatever its name says -> uint8 [h, w, 3].
+
+    An image of more than MAX_PIXELS is an error before it is unpacked.
+    """
+    tf = tensorflow()
+
+    def allow(sides):
+        pixels = tf.abs(tf.reduce_prod(tf.cast(sides, tf.int64)))
+        tf.debugging.assert_less_equal(pixels, np.int64(MAX_PIXELS), 'the image is too large')
+
+    def jpeg():
+        allow(tf.io.extract_jpeg_shape(data)[:2])
+        return tf.io.decode_jpeg(data, channels=3, dct_method='INTEGER_ACCURATE')  # as libjpeg does
+
+    def header(start, length, kind, **order):
+        sides = lambda: tf.io.decode_raw(tf.strings.substr(data, start, length), kind, **order)
+        return lambda: tf.cast(sides(), tf.int32)
+
+    def other():
+        sizes = {
+            b'\x89P': header(16, 8, tf.int32, little_endian=False),  # PNG
+            b'GI': header(6, 4, tf.uint16),
+            b'BM': header(18, 8, tf.int32),
+        }
+        magic = tf.strings.substr(data, 0, 2)
+        cases = [(tf.equal(magic, start), sides) for start, sides in sizes.items()]
+        allow(tf.case(cases, default=lambda: tf.zeros([2], tf.int32)))  # WebP has limits of its own
+        return tf.io.decode_image(data, channels=3, expand_animations=False)
+
+    return tf.ensure_shape(tf.cond(tf.io.is_jpeg(data), jpeg, other), [None, None, 3])
+
+
+def reason(error) -> str:
+    """The first line of what TensorFlow says, without the name of the operation."""
+    return re.sub(r'\{\{.*?\}\} ?', '', error.message.splitlines()[0])
+
+
+def _in_memory(name: str, images, labels, classes) -> Source:
+    """images: uint8 [n, h, w, 3]; labels: int [n]."""
+    tf = tensorflow()
+    images, labels = tf.constant(images, tf.uint8), tf.constant(labels, tf.int32)
+    array = np.asarray(memoryview(images))  # no copy
+    content = hashlib.blake2b(repr(array.shape).encode(), digest_size=8)
+    content.update(array)
+    content.update(memoryview(labels))
+    return Source(
+        name=name,
+        size=len(array),
+        classes=classes,
+        read=lambda i: {'image': images[i], 'label': labels[i]},
+        fingerprint=content.hexdigest(),
+        where=lambda i: f'example {i} of {name}',
+        images=array,
+    )
+
+
+def _decoded(name: str, stored, parse):
+    """All images [n, h, w, 3] and labels [n] of a dataset of records."""
+    tf = tensorflow()
+    parse = tf.autograph.experimental.do_not_convert(parse)
+    batches, done = stored.map(parse, tf.data.AUTOTUNE, deterministic=True).batch(1000), []
+    try:
+        for batch in batches.as_numpy_iterator():
+            done.append(batch)
+    except tf.errors.OpError as error:
+        first = 1000 * len(done)
+        where = f'{name}, among the examples {first} to {first + 999}'
+        raise Problem(f'{where}: {reason(error)}', DATA) from None
+    return (np.concatenate([batch[key] for batch in done]) for key in ('image', 'label'))
+
+
+def _builder(dataset: str, data_dir: str | None):
+    """TFDS's reader of a prepared data set; it needs no code of that data set."""
+    import tensorflow_datasets
+    from tensorflow_datasets.core import read_only_builder
+
+    try:
+        return read_only_builder.builder_from_files(dataset, data_dir=data_dir)
+    except ValueError:
+        base = dataset.split('/')[0].split(':')[0]
+        known = tensorflow_datasets.list_builders(with_community_datasets=False)  # those are online
+    close = difflib.get_close_matches(base, known, n=1)
+    if base not in known and close:
+        raise Problem(f'config.data.dataset={dataset!r}: did you mean "{close[0]}"?', INPUT)
+    place, option = (f' in {data_dir}', f' --data_dir={data_dir}') if data_dir else ('', '')
+    hint = f'run "tfds build {dataset}{option}" once, or set config.data.data_dir'
+    raise Problem(f'the data set {dataset} is not prepared{place}: {hint}', INPUT)
+
+
+def _files(root: Path) -> list:
+    """The images below `root`: sorted pairs (path relative to it, bytes)."""
+    if not root.is_dir():
+        hint = 'config.data.path is the directory of your images'
+        raise Problem(f'{_printable(root)} is not a directory: {hint}', INPUT)
+
+    def fail(error):
+        raise Problem(f'{_printable(error.filename)} cannot be read: {error.strerror}', DATA)
+
+    found, seen = [], set()
+    for place, folders, names in os.walk(root, onerror=fail, followlinks=True):
+        here = os.stat(place)
+        if (here.st_dev, here.st_ino) in seen:  # links can run in circles
+            folders.clear()
+            continue
+        seen.add((here.st_dev, here.st_ino))
+        folders[:] = sorted(name for name in folders if not name.startswith('.'))
+        for name in names:
+            if name.startswith('.') or not name.lower().endswith(SUFFIXES):
+                continue
+            path = os.path.join(place, name)
+            try:
+                status = os.stat(path)
+            except OSError as error:
+                fail(error)
+            if not stat.S_ISREG(status.st_mode):
+                continue
+            if not status.st_size:
+                raise Problem(f'{_printable(path)} is empty', DATA)
+            found.append((os.path.relpath(path, root), status.st_size))
+    if not found:
+        raise Problem(f'{_printable(root)} holds no images ({" ".join(SUFFIXES)})', INPUT)
+    return sorted(found)
+
+
+def _subfolders(files) -> set:
+    """The classes: what the paths begin with, if all are in subfolders and these are at least two."""
+    first = {name.split('/')[0] for name, _ in files}
+    return first if len(first) > 1 and all('/' in name for name, _ in files) else set()
+
+
+def _fraction(value: float) -> float:
+    if not 0 < value < 1:
+        raise Problem(f'config.data.test_fraction={value}: use a number between 0 and 1', CONFIG)
+    return value
+
+
+def _hash(value) -> str:
+    return hashlib.blake2b(repr(value).encode(), digest_size=8).hexdigest()
+
+
+def _printable(path) -> str:
+    return os.fsencode(path).decode(errors='backslashreplace')

@@ -1,0 +1,1 @@
+"""Encoders: one file per family; `encoder(x, rows) -> h`, [n, ...] -> [n, d]."""

@@ -1,0 +1,127 @@
+"""How a program of this library starts and ends: quiet libraries, one line for a user's mistake, an exit code that means something."""
+
+import difflib
+import os
+import sys
+import traceback
+
+# Exit codes: the contract with launchers. 0 done, 1 crash; retrying the four below changes nothing.
+USAGE, DATA, INPUT, CONFIG = 64, 65, 66, 78
+# 70: no progress is possible (the loss is not finite), 42: preempted and saved, 75: stuck.
+PREEMPTED, NO_PROGRESS, STUCK = 42, 70, 75
+
+
+class Problem(Exception):
+    """What one line can explain to the person who started the program; `code` becomes the exit status."""
+
+    def __init__(self, message: str, code: int = CONFIG):
+        super().__init__(message)
+        self.code = code
+
+
+def nearest(word: str, known) -> str:
+    """' (did you mean "x"?)' when a known word is close, and what is allowed."""
+    known = sorted(map(str, known))
+    close = difflib.get_close_matches(str(word), known, n=1)
+    hint = f'did you mean "{close[0]}"? ' if close else ''
+    return f'{hint}Known: {", ".join(known)}'
+
+
+def define_flags():
+    """The flags every program has."""
+    from absl import flags
+
+    flags.DEFINE_boolean('debug', False, 'Show the traceback of an error that has a one-line explanation.')
+    flags.DEFINE_boolean('multihost', False, 'One process of a TPU pod, which finds the others by itself.')
+    flags.DEFINE_string('coordinator', None, 'host:port of process 0, to join processes by hand.')
+    flags.DEFINE_integer('processes', 1, 'How many, with --coordinator.')
+    flags.DEFINE_integer('process', 0, 'Which one this is, from 0, with --coordinator.')
+
+
+def start_devices():
+    """Join the other processes, if there are any, before the first use of a device."""
+    from absl import flags
+
+    import jax
+
+    given = flags.FLAGS
+    if given.coordinator:
+        jax.distributed.initialize(given.coordinator, given.processes, given.process)
+    elif given.multihost:
+        jax.distributed.initialize()
+
+
+def default_workdir(config_path: str) -> str:
+    """runs/<name of the config, with its variant>."""
+    path, _, variant = config_path.partition(':')
+    name = os.path.splitext(os.path.basename(path))[0]
+    return os.path.join('runs', f'{name}_{variant}' if variant else name)
+
+
+def run(main):
+    """The only way a program of this library runs: parse flags, run `main`, exit with a code that means something.
+
+    After an error the process leaves at once: in a run of several processes an ordinary exit would wait for the others,
+    who wait for us.
+    """
+    code = _guarded(main)
+    sys.stdout.flush()
+    sys.stderr.flush()
+    if code:
+        os._exit(code)
+    sys.exit(0)
+
+
+def _guarded(main) -> int:
+    from absl import flags
+
+    debug = '--debug' in sys.argv
+    try:
+        _quiet()
+        _parse(flags)
+        main()
+        return 0
+    except SystemExit as exit:
+        return exit.code if isinstance(exit.code, int) else int(exit.code is not None)
+    except KeyboardInterrupt:
+        print('interrupted', file=sys.stderr)
+        return 130
+    except Problem as problem:
+        if debug:
+            traceback.print_exc()
+        print(f'error: {" ".join(str(problem).split())}', file=sys.stderr)
+        return problem.code
+    except BaseException:
+        traceback.print_exc()
+        return 1
+
+
+def _parse(flags):
+    """Parse sys.argv; what is wrong with it becomes a Problem."""
+    program = sys.modules['__main__']
+    if any(word in ('--help', '-help', '-h') for word in sys.argv[1:]):
+        print(f'{program.__doc__}\n{flags.FLAGS.module_help(program)}')
+        sys.exit(0)
+    try:
+        rest = flags.FLAGS(sys.argv)
+    except Problem:
+        raise
+    except flags.UnrecognizedFlagError as error:
+        raise Problem(f'{error}', USAGE) from error
+    except (flags.Error, AttributeError, KeyError, TypeError, ValueError, OSError, SyntaxError) as error:
+        raise Problem(f'{type(error).__name__}: {error}', CONFIG) from error
+    if len(rest) > 1:
+        raise Problem(f'unexpected argument {rest[1]!r}: flags are --name=value', USAGE)
+
+
+def _quiet():
+    """Libraries speak when something is wrong; must come before they are imported."""
+    import warnings
+
+    os.environ.setdefault('TF_CPP_MIN_LOG_LEVEL', '3')
+    os.environ.setdefault('TF_ENABLE_ONEDNN_OPTS', '0')
+    warnings.filterwarnings('ignore', module='tensorflow_datasets|google')
+    from absl import logging
+
+    logging.set_verbosity(logging.WARNING)
+    logging.set_stderrthreshold('warning')

@@ -1,0 +1,45 @@
+"""Frozen features of a whole data set, computed on all devices."""
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+import jax
+import numpy as np
+from jax.sharding import PartitionSpec as P
+
+from clr_jax import parallel
+from clr_jax.data import pipeline
+
+
+class Features(NamedTuple):
+    """What protocols see."""
+
+    h: np.ndarray  # [n, d] float32
+    label: np.ndarray  # [n] int32
+
+
+def forward(features: Callable, mesh) -> Callable:
+    """A method's `features` on the mesh: (params, state, batch) -> h [B, d] whole on every device, compiled once."""
+    on_shard = lambda params, state, batch: parallel.gather_state(features(params, state, batch)['h'])
+    return jax.jit(parallel.shard(on_shard, mesh, (P(), P(), P(parallel.DATA)), P()))
+
+
+def extract(run: Callable, mesh, source, *, size: int, crop: float, indices=None, batch_size: int = 256) -> Features:
+    """`run(batch) -> [B, d]` over the central crops of `source` (or of the examples `indices`), in their order."""
+    batch_size = -(-batch_size // mesh.size) * mesh.size
+    rows = parallel.rows(mesh, batch_size)
+    count = source.size if indices is None else len(indices)
+    batches = pipeline.eval_batches(source, size=size, crop=crop, batch_size=batch_size, rows=rows, indices=indices)
+    pieces = [_piece(run, parallel.spread(batch, mesh)) for batch in batches]
+    h, label = (np.concatenate(parts)[:count] for parts in zip(*pieces))
+    return Features(h.astype(np.float32), label)
+
+
+def _piece(run, batch):
+    whole = jax.jit(lambda x: x, out_shardings=parallel.replicated(batch['label'].sharding.mesh))
+    return jax.device_get(run(batch)), jax.device_get(whole(batch['label']))
+
+
+def pixels(params, state, batch):
+    """The `features` of no encoder at all: pixels in 0..1, flattened [n, h * w * 3]."""
+    return {'h': batch['views'][0].reshape(len(batch['label']), -1) / 255.0}

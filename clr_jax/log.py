@@ -1,0 +1,79 @@
+"""What a run tells: a line of progress on the terminal, `metrics.jsonl`, TensorBoard events."""
+
+import json
+import sys
+import time
+from pathlib import Path
+
+import jax
+
+
+class Log:
+    """The logs of one run, written by the first process only. Lines of steps after `start` (a killed run's) are dropped."""
+
+    def __init__(self, workdir, *, start: int, total_steps: int, batch_size: int):
+        self.total, self.batch_size = total_steps, batch_size
+        self.step, self.clock, self.waited = start, time.perf_counter(), 0.0
+        self.speeds: list[float] = []
+        self.writer = self.file = None
+        if jax.process_index():
+            return
+        from clu import metric_writers
+
+        path = Path(workdir) / 'metrics.jsonl'
+        lines = path.read_text().splitlines() if path.exists() else []
+        kept = [line for line in lines if _step(line) is not None and _step(line) <= start]
+        path.write_text(''.join(line + '\n' for line in kept))
+        self.file = path.open('a', buffering=1)
+        self.writer = metric_writers.SummaryWriter(str(workdir))
+
+    def wait(self, seconds: float):
+        """Count time the step spent waiting for data."""
+        self.waited += seconds
+
+    def pause(self, seconds: float):
+        """Leave time spent on something else (an evaluation, a checkpoint) out of the speed."""
+        self.clock += seconds
+
+    def write(self, step: int, metrics: dict):
+        """Write one logged step: its metrics with speed, share of time spent waiting for data, and an ETA."""
+        now = time.perf_counter()
+        seconds, steps = now - self.clock, step - self.step
+        speed = steps * self.batch_size / seconds
+        self.speeds.append(steps / seconds)
+        record = {'step': step} | metrics
+        record |= {'examples_per_second': round(speed, 2), 'data_wait': round(self.waited / seconds, 4)}
+        self.step, self.clock, self.waited = step, now, 0.0
+        if self.writer is None:
+            return
+        self.file.write(json.dumps(record) + '\n')
+        self.writer.write_scalars(step, {k: v for k, v in record.items() if k != 'step'})
+        recent = sorted(self.speeds[-9:])
+        left = (self.total - step) / recent[len(recent) // 2]
+        shown = [f'{k} {metrics[k]:.3f}' for k in ('loss', 'std', 'probe_top1', 'knn_top1') if k in metrics]
+        say(f'step {step}/{self.total}  {"  ".join(shown)}  {speed:,.0f} images/s  {duration(left)} left')
+
+    def close(self):
+        """Flush and close the files."""
+        if self.writer is not None:
+            self.writer.close()
+            self.file.close()
+
+
+def say(text: str):
+    """A line for the person at the terminal, from the first process only; results alone go to stdout."""
+    if jax.process_index() == 0:
+        print(text, file=sys.stderr, flush=True)
+
+
+def duration(seconds: float) -> str:
+    """'1:02:03' for a number of seconds."""
+    hours, rest = divmod(round(seconds), 3600)
+    return f'{hours}:{rest // 60:02}:{rest % 60:02}'
+
+
+def _step(line: str) -> int | None:
+    try:
+        return json.loads(line)['step']
+    except (ValueError, KeyError):  # the line a kill cut in two
+        return None

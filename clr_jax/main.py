@@ -1,0 +1,26 @@
+"""Train: `python -m clr_jax.main --config=configs/simclr_imagenet.py --workdir=runs/simclr_imagenet`."""
+
+from absl import flags
+from ml_collections import config_flags
+
+from clr_jax import entry
+
+FLAGS = flags.FLAGS
+config_flags.DEFINE_config_file('config', None, 'A file of configs/, with ":smoke" for laptop size.', lock_config=True)
+flags.DEFINE_string('workdir', None, 'Where the run lives; the same command resumes it. Default: runs/<config>.')
+entry.define_flags()
+
+
+def main():
+    """Flags, devices, fit."""
+    config, workdir = FLAGS.config, FLAGS.workdir
+    if config is None:
+        raise entry.Problem('--config is missing, e.g. --config=configs/simclr_digits.py', entry.USAGE)
+    entry.start_devices()
+    from clr_jax.train import fit
+
+    fit(config.to_dict(), workdir or entry.default_workdir(config_flags.get_config_filename(FLAGS['config'])))
+
+
+if __name__ == '__main__':
+    entry.run(main)

@@ -1,0 +1,197 @@
+"""Networks: encoder h, projector z, predictor p, and the layers every encoder shares.
+
+The only file that touches Linen's init, apply and mutable collections. Modules take `rows`, the global numbers of their
+examples [b] in training and None in evaluation: what is random is random by example, whichever device holds it.
+"""
+
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+from jax import lax
+
+from clr_jax import parallel
+
+# He initialisation as in the ResNets of the papers (fan-out, normal).
+he_normal = nn.initializers.variance_scaling(2.0, 'fan_out', 'normal')
+
+
+class Outputs(NamedTuple):
+    """What a network says of its input rows."""
+
+    h: jax.Array  # [n, d] features, what we keep
+    z: jax.Array  # [n, e] projection, what the loss sees
+    p: jax.Array  # [n, e] prediction (z itself without a predictor)
+
+
+class Network(nn.Module):
+    """x -> features h -> projection z -> prediction p."""
+
+    encoder: nn.Module
+    projector: nn.Module | None = None
+    predictor: nn.Module | None = None
+
+    def __call__(self, x, rows=None):
+        if rows is not None and (isinstance(rows, bool) or rows.ndim != 1):
+            raise TypeError('rows: the [n] global numbers of the examples in training, None in evaluation')
+        h = self.encoder(x, rows)
+        z = h if self.projector is None else self.projector(h, rows)
+        return Outputs(h, z, z if self.predictor is None else self.predictor(z, rows))
+
+
+def init(network: nn.Module, key, x):
+    """-> (params, batch statistics), on shapes alone."""
+    variables = network.init(key, jnp.zeros_like(image(x)))
+    return variables['params'], variables.get('batch_stats', {})
+
+
+def adopt(params, stats, pretrained):
+    """Fresh (params, statistics) with the encoder's replaced by another run's variables of the same shapes."""
+    if pretrained is None:
+        return params, stats
+    return params | {'encoder': pretrained['params']}, stats | {'encoder': pretrained['batch_stats']}
+
+
+def apply(network: nn.Module, params, stats, x, *, key=None, rows=None):
+    """Training mode on this shard's rows x [b, ...] -> (outputs, new batch statistics)."""
+    x = image(x)
+    rows = parallel.positions(len(x)) if rows is None else rows
+    rngs = {} if key is None else {'dropout': key}
+    variables = {'params': params, 'batch_stats': stats}
+    outputs, updated = network.apply(variables, x, rows, rngs=rngs, mutable=['batch_stats'])
+    return outputs, updated.get('batch_stats', {})
+
+
+def apply_views(network: nn.Module, params, stats, views: Sequence[jax.Array], *, key=None):
+    """Training mode, one pass per resolution: views [b, ...] of one shape share a batch and its statistics.
+
+    They are stacked example-major, [b, v, ...] flattened, so that rows keep their global numbers on any device count.
+    -> (outputs per view, new batch statistics)
+    """
+    outputs = [None] * len(views)
+    for shape in dict.fromkeys(x.shape for x in views):
+        same = [i for i, x in enumerate(views) if x.shape == shape]
+        x = jnp.stack([views[i] for i in same], 1)  # [b, v, ...]
+        out, stats = apply(network, params, stats, x.reshape(-1, *shape[1:]), key=key)  # [b * v, ...]
+        for n, i in enumerate(same):
+            outputs[i] = jax.tree.map(lambda y: y.reshape(shape[0], len(same), *y.shape[1:])[:, n], out)
+    return outputs, stats
+
+
+def evaluate(network: nn.Module, params, stats, x):
+    """Evaluation mode: running statistics, nothing random."""
+    return network.apply({'params': params, 'batch_stats': stats}, image(x))
+
+
+def image(x):
+    """Pixels as the network sees them: uint8 0..255 becomes float32 0..1, floats pass."""
+    return x.astype(jnp.float32) / 255 if x.dtype == jnp.uint8 else x
+
+
+def pool(x):
+    """Global average pooling [n, h, w, c] -> [n, c], in float32 at least."""
+    return x.astype(jnp.promote_types(x.dtype, jnp.float32)).mean((1, 2))
+
+
+def normalize(x, axis=-1):
+    """x / |x| along `axis`, in float32 at least; a zero vector stays zero, with a finite gradient."""
+    x = x.astype(jnp.promote_types(x.dtype, jnp.float32))
+    return x * lax.rsqrt(jnp.maximum(jnp.sum(jnp.square(x), axis, keepdims=True), 1e-24))
+
+
+class BatchNorm(nn.Module):
+    """Batch normalisation over the global batch, or over `groups` contiguous parts of its rows.
+
+    Statistics are float32 whatever the input; running averages keep the biased variance, as Flax and TensorFlow do.
+    The result does not depend on the number of devices.
+    """
+
+    groups: int = 1
+    momentum: float = 0.9
+    epsilon: float = 1e-5
+    use_scale: bool = True
+    use_bias: bool = True
+    scale_init: Callable = nn.initializers.ones
+
+    @nn.compact
+    def __call__(self, x, rows):
+        c = x.shape[-1]
+        mean = self.variable('batch_stats', 'mean', jnp.zeros, (c,))
+        var = self.variable('batch_stats', 'var', jnp.ones, (c,))
+        wide = jnp.promote_types(x.dtype, jnp.float32)
+        if rows is None:
+            mu, sigma2 = mean.value[None], var.value[None]  # [1, c]
+        else:
+            local, axes = parallel.split(self.groups)
+            y = x.astype(wide).reshape(local, -1, c)  # [groups here, n, c]
+            mu, power = parallel.mean((y.mean(1), jnp.square(y).mean(1)), axes)  # [groups here, c], one all-reduce
+            sigma2 = jnp.maximum(power - jnp.square(mu), 0)
+            for running, new in ((mean, mu), (var, sigma2)):
+                fresh = parallel.mean(lax.stop_gradient(new).mean(0))
+                running.value = self.momentum * running.value + (1 - self.momentum) * fresh
+        factor = lax.rsqrt(sigma2 + self.epsilon)
+        if self.use_scale:
+            factor = factor * self.param('scale', self.scale_init, (c,))
+        offset = -mu * factor
+        if self.use_bias:
+            offset = offset + self.param('bias', nn.initializers.zeros, (c,))
+        y = x.reshape(len(factor), -1, c) * factor[:, None].astype(wide) + offset[:, None].astype(wide)
+        return y.reshape(x.shape).astype(x.dtype)
+
+
+class Dropout(nn.Module):
+    """Dropout whose mask depends on the example, not on the device that holds it."""
+
+    rate: float = 0.0
+
+    @nn.compact
+    def __call__(self, x, rows):
+        if rows is None or not self.rate:
+            return x
+        keys = jax.vmap(jax.random.fold_in, (None, 0))(self.make_rng('dropout'), rows)
+        keep = jax.vmap(lambda key: jax.random.bernoulli(key, 1 - self.rate, x.shape[1:]))(keys)
+        return jnp.where(keep, x / (1 - self.rate), 0)
+
+
+class Conv(nn.Module):
+    """A 2-D convolution without bias, [b, h, w, c] -> [b, h', w', features].
+
+    padding: 'SAME' (TensorFlow: uneven when strided) or 'torch' (kernel // 2 on each side). On a CPU it runs as patches
+    and one matrix product, which is about twice as fast there (`benchmarks/cpu_step.py`); `form` fixes one of the two.
+    """
+
+    features: int
+    kernel: int = 3
+    stride: int = 1
+    padding: str = 'SAME'
+    form: str = 'auto'  # auto | direct | patches
+    dtype: Any = None
+
+    @nn.compact
+    def __call__(self, x):
+        k, s = self.kernel, self.stride
+        w = self.param('kernel', he_normal, (k, k, x.shape[-1], self.features))
+        x, w = nn.dtypes.promote_dtype(x, w, dtype=self.dtype)
+        if self.padding == 'torch':
+            pads = ((k // 2, k // 2),) * 2
+        else:
+            pads = tuple(lax.padtype_to_pads(x.shape[1:3], (k, k), (s, s), 'SAME'))
+        forms = {
+            'direct': lambda x, w: lax.conv_general_dilated(
+                x, w, (s, s), pads, dimension_numbers=('NHWC', 'HWIO', 'NHWC')
+            ),
+            'patches': lambda x, w: patches(x, k, s, pads) @ w.reshape(-1, self.features),
+        }
+        if self.form == 'auto':  # decided when the program is lowered, so that a CPU machine still compiles for TPUs
+            return lax.platform_dependent(x, w, cpu=forms['patches'], default=forms['direct'])
+        return forms[self.form](x, w)
+
+
+def patches(x, k: int, stride: int, pads):
+    """[b, h, w, c] -> [b, h', w', k * k * c]: the inputs each output pixel of a k x k convolution sees."""
+    x = jnp.pad(x, ((0, 0), *pads, (0, 0)))
+    h, w = ((n - k) // stride + 1 for n in x.shape[1:3])
+    cut = lambda i, n: slice(i, i + (n - 1) * stride + 1, stride)
+    return jnp.concatenate([x[:, cut(i, h), cut(j, w)] for i in range(k) for j in range(k)], -1)

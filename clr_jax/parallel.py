@@ -1,0 +1,143 @@
+"""The devices: one mesh, the rows of the global batch spread over it, and every collective of the library.
+
+Lower-case `b` is this shard's examples, upper-case `B` the global batch. Inside `shard` the functions communicate;
+outside they are the identity, so that a loss is also a plain function of arrays.
+"""
+
+import math
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import lax
+from jax.sharding import AxisType, Mesh, NamedSharding
+from jax.sharding import PartitionSpec as P
+
+from clr_jax.entry import Problem
+
+GROUP, DEVICE = 'group', 'device'  # a group: devices that may share batch statistics (a slice, or a recipe's groups)
+DATA = (GROUP, DEVICE)
+
+
+def make_mesh(devices=None, groups: int = 1) -> Mesh:
+    """A (group, device) mesh in process order: each process holds one contiguous piece of the global batch.
+
+    Several slices make one group each, so that grouped statistics never leave a slice. (`jax.make_mesh` refuses
+    slices and reorders devices, which would give a process rows that are not its own.)
+    """
+    place = lambda device: (getattr(device, 'slice_index', 0), device.process_index, device.id)
+    devices = sorted(jax.devices() if devices is None else devices, key=place)
+    slices = len({place(device)[0] for device in devices})
+    outer = slices if slices > 1 else math.gcd(groups, len(devices))
+    return Mesh(np.asarray(devices).reshape(outer, -1), DATA, axis_types=(AxisType.Auto,) * 2)
+
+
+def shard(f, mesh: Mesh, in_specs, out_specs):
+    """`f` on every shard. The check of varying axes stays on: it refuses forgotten reductions while tracing."""
+    return jax.shard_map(f, mesh=mesh, in_specs=in_specs, out_specs=out_specs, check_vma=True)
+
+
+def inside() -> bool:
+    """Whether we are being traced on a shard."""
+    try:
+        lax.axis_size(DATA)
+        return True
+    except NameError:
+        return False
+
+
+def size() -> int:
+    """Number of shards; 1 outside."""
+    return lax.axis_size(DATA) if inside() else 1
+
+
+def vary(tree, axes=DATA):
+    """Mark as different on every shard: a change of type, no communication."""
+
+    def one(x):
+        missing = tuple(a for a in axes if a not in jax.typeof(x).manual_axis_type.varying)
+        return lax.pcast(x, missing, to='varying') if missing else x
+
+    return jax.tree.map(one, tree) if inside() else tree
+
+
+def mean(tree, axes=DATA):
+    """Mean over the shards of values that are means over each shard's examples."""
+    return lax.pmean(vary(tree, axes), axes) if inside() else tree
+
+
+def total(x):
+    """Sum over the shards of a value that differs between them."""
+    return lax.psum(_varying(x, 'total'), DATA) if inside() else x
+
+
+def gather(x):
+    """Rows of this shard [b, ...] -> rows of the global batch [B, ...]; gradients flow to every row."""
+    return lax.all_gather(_varying(x, 'gather'), DATA, tiled=True) if inside() else x
+
+
+def gather_state(x):
+    """As `gather`, without a gradient, for what enters the replicated state."""
+    x = lax.stop_gradient(x)
+    return lax.all_gather(_varying(x, 'gather_state'), DATA, tiled=True, to='invarying') if inside() else x
+
+
+def positions(b: int):
+    """[b] the numbers of this shard's rows in the global batch."""
+    return (lax.axis_index(DATA) * b if inside() else 0) + jnp.arange(b)
+
+
+def reduce(grads):
+    """Gradients of this shard's share of the mean loss, summed over the shards in the dtype of the parameters."""
+    return lax.psum(grads, DATA)
+
+
+def split(groups: int):
+    """`groups` contiguous parts of the global rows -> (parts this shard holds, the axes that complete one)."""
+    if groups == 1:
+        return 1, DATA
+    outer, inner = (lax.axis_size(GROUP), lax.axis_size(DEVICE)) if inside() else (1, 1)
+    if groups % outer or (groups > outer and inner > 1):
+        raise Problem(
+            f'bn_groups={groups} does not fit {outer} x {inner} devices: one of the two must divide the other'
+        )
+    return groups // outer, (DEVICE,)
+
+
+def check_batch(batch_size: int, mesh: Mesh, bn_groups: int = 1):
+    """Refuse a global batch that the devices or the groups cannot share evenly."""
+    if batch_size < 1 or batch_size % math.lcm(mesh.size, bn_groups):
+        raise Problem(
+            f'batch_size={batch_size} does not divide over {mesh.size} devices and bn_groups={bn_groups}: '
+            f'set --config.batch_size to a multiple of {math.lcm(mesh.size, bn_groups)}'
+        )
+
+
+def replicated(mesh: Mesh) -> NamedSharding:
+    """The sharding of what every device holds whole."""
+    return NamedSharding(mesh, P())
+
+
+def placed(shapes, mesh: Mesh):
+    """Shapes of a replicated pytree -> the same with its sharding, for a checkpoint to be restored into."""
+    return jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=replicated(mesh)), shapes)
+
+
+def rows(mesh: Mesh, batch_size: int) -> tuple[int, int]:
+    """First and last + 1 of the rows of the global batch that this process feeds."""
+    pieces = NamedSharding(mesh, P(DATA)).addressable_devices_indices_map((batch_size,)).values()
+    starts, stops = zip(*((s[0].start or 0, batch_size if s[0].stop is None else s[0].stop) for s in pieces))
+    return min(starts), max(stops)
+
+
+def spread(batch, mesh: Mesh):
+    """This process's rows (NumPy, [b, ...] leaves) -> global arrays [B, ...] over the mesh."""
+    data = NamedSharding(mesh, P(DATA))
+    return jax.tree.map(lambda x: jax.make_array_from_process_local_data(data, np.asarray(x)), batch)
+
+
+def _varying(x, name):
+    missing = [a for a in DATA if a not in jax.typeof(x).manual_axis_type.varying]
+    if missing:  # summing or gathering equal values multiplies or repeats them by the device count, silently
+        raise ValueError(f'parallel.{name} of a value that is the same on all shards; mark it with parallel.vary')
+    return x

@@ -1,0 +1,47 @@
+"""The online probe: a linear classifier trained beside any method on its stopped features, as a wrapper of the method."""
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from clr_jax import parallel
+from clr_jax.method import Method
+
+
+def probed(method: Method, classes: int) -> Method:
+    """`method` with a linear probe. Parameters become {'method': ..., 'probe': ...}; the method's own are untouched.
+
+    The probe reads the training features h of every view under a stopped gradient, and the batch's `label` [b], where
+    -1 means none. Give it its own optimizer: `optimizers.each({'method': ..., 'probe': ...})`.
+    """
+
+    def init(key, batch, pretrained=None):
+        params, state = method.init(key, batch, pretrained)
+        h = jax.eval_shape(method.features, params, state, batch)['h']
+        probe = {'kernel': jnp.zeros((h.shape[-1], classes), h.dtype), 'bias': jnp.zeros((classes,), h.dtype)}
+        return {'method': params, 'probe': probe}, state
+
+    def loss(params, state, batch, *, key, time):
+        value, aux = method.loss(params['method'], state, batch, key=key, time=time)
+        h = jax.lax.stop_gradient(aux.h)  # [b, v, d]
+        logits = h @ params['probe']['kernel'] + params['probe']['bias']  # [b, v, classes]
+        label = jnp.broadcast_to(batch['label'][:, None], logits.shape[:2])  # [b, v]
+        known = label >= 0
+        count = jnp.maximum(parallel.total(known.sum()), 1) / parallel.size()  # per shard, so that a mean over shards is right
+        errors = optax.softmax_cross_entropy_with_integer_labels(logits, jnp.maximum(label, 0))
+        probe_loss = jnp.where(known, errors, 0).sum() / count
+        top1 = jnp.where(known, logits.argmax(-1) == label, False).sum() / count
+        value = value + probe_loss - jax.lax.stop_gradient(probe_loss)  # its gradient, not its value
+        return value, aux._replace(metrics=aux.metrics | {'probe_loss': probe_loss, 'probe_top1': top1})
+
+    def features(params, state, batch):
+        return method.features(params['method'], state, batch)
+
+    def update(params, state, *, key, time):
+        inner, state = method.update(params['method'], state, key=key, time=time)
+        return params | {'method': inner}, state
+
+    def encoder(params, state):
+        return method.encoder(params['method'], state)
+
+    return Method(init, loss, features, update, encoder)

@@ -1,0 +1,262 @@
+"""The step and the loop: the only ones, for every method."""
+
+import math
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from jax.sharding import PartitionSpec as P
+
+from clr_jax import config as configs
+from clr_jax import optimizers, parallel
+from clr_jax.checkpoint import Checkpoints
+from clr_jax.data import index, pipeline, sources
+from clr_jax.data.augment import View
+from clr_jax.entry import NO_PROGRESS, Problem
+from clr_jax.evaluate.features import extract, forward
+from clr_jax.evaluate.knn import Knn, knn
+from clr_jax.health import health
+from clr_jax.log import Log, say
+from clr_jax.method import Method, check_keywords, load, make_time
+from clr_jax.probe import probed
+
+
+class TrainState(NamedTuple):
+    """Everything that changes in a run, and all that a checkpoint must hold."""
+
+    step: jax.Array  # [] int32, steps done
+    params: Any  # what the optimizer trains
+    opt: Any  # the optimizer's state
+    state: Any  # the method's state
+
+
+def make_step(
+    method: Method,
+    optimizer: optax.GradientTransformation,
+    mesh,
+    *,
+    seed: int,
+    steps_per_epoch: int,
+    total_steps: int,
+    health_every: int = 1,
+) -> Callable:
+    """-> step(TrainState, batch) -> (TrainState, metrics), compiled once, the old state donated.
+
+    Loss and gradient run on every shard, where collectives are explicit; the optimizer and `method.update` after them
+    on whole arrays. The gradient is exact for the global batch: the objective is the mean over shards, parameters are
+    marked as varying in their own dtype, and their gradients are summed in it. Metrics are global; the health measures
+    are computed at every `health_every`-th step and zero at others.
+    """
+
+    def gradient(step, key, params, state, batch):  # on this shard's rows
+        now = make_time(step, steps_per_epoch, total_steps)
+
+        def objective(params):
+            loss, aux = method.loss(params, state, batch, key=key, time=now)
+            return parallel.mean(loss), aux
+
+        (loss, aux), grads = jax.value_and_grad(objective, has_aux=True)(parallel.vary(params))
+        z = jax.lax.stop_gradient(aux.z)
+        due = (step + 1) % health_every == 0
+        alive = lambda: parallel.vary(health(z))
+        none = lambda: parallel.vary(jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), jax.eval_shape(alive)))
+        metrics = {'loss': loss} | aux.metrics | jax.lax.cond(due, alive, none)
+        return parallel.reduce(grads), aux.state, parallel.mean(metrics)
+
+    def step(ts, batch):
+        key = jax.random.fold_in(jax.random.key(seed), ts.step)
+        on_shards = parallel.shard(gradient, mesh, (P(), P(), P(), P(), P(parallel.DATA)), P())
+        grads, state, metrics = on_shards(ts.step, key, ts.params, ts.state, batch)
+        updates, opt = optimizer.update(grads, ts.opt, ts.params)
+        params = optax.apply_updates(ts.params, updates)
+        after = make_time(ts.step + 1, steps_per_epoch, total_steps)
+        params, state = method.update(params, state, key=key, time=after)
+        metrics |= {'gradient_norm': optax.global_norm(grads)}
+        return TrainState(ts.step + 1, params, opt, state), metrics
+
+    return jax.jit(step, donate_argnums=0, out_shardings=parallel.replicated(mesh))
+
+
+def make_state(method: Method, optimizer, mesh, batch, *, seed: int, pretrained=None) -> TrainState:
+    """The TrainState before the first step; of `batch` only shapes count."""
+
+    def init(key, pretrained):
+        params, state = method.init(key, batch, pretrained)
+        return TrainState(jnp.zeros((), jnp.int32), params, optimizer.init(params), state)
+
+    key = jax.random.fold_in(jax.random.key(seed), 2**31 - 1)  # apart from every step's key
+    return jax.jit(init, out_shardings=parallel.replicated(mesh))(key, pretrained)
+
+
+class Run(NamedTuple):
+    """What a config describes, before anything is computed."""
+
+    method: Method
+    optimizer: optax.GradientTransformation
+    learning_rate: Callable
+    views: list[View]
+    steps_per_epoch: int
+    total_steps: int
+
+
+def describe(config: dict, examples: int, classes: int) -> Run:
+    """The objects that a resolved config names, for a data set of this many examples and classes (0: unlabelled)."""
+    batch_size = config['batch_size']
+    if examples < batch_size:
+        raise Problem(f'batch_size={batch_size} is more than the {examples} training examples: lower config.batch_size')
+    method = load('clr_jax.methods', config['method'], load('clr_jax.encoders', config['encoder']))
+    views = []
+    for name, section in config['views'].items():
+        unknown = sorted(section.keys() - set(View._fields))
+        if unknown:
+            check_keywords(View, section, f'config.views.{name}')
+        views.append(View(**section))
+    steps_per_epoch = examples // batch_size
+    total = config['steps'] or round(config['epochs'] * steps_per_epoch)
+    if total < 1 or not math.isfinite(config['epochs']):
+        raise Problem(f'a run of {total} steps: set config.epochs or config.steps above zero')
+    pace = {'batch_size': batch_size, 'steps_per_epoch': steps_per_epoch, 'total_steps': total}
+    optimizer = optimizers.optimizer(config['optimizer'], config['groups'], **pace)
+    if classes and config['probe']['learning_rate']:
+        method = probed(method, classes)
+        optimizer = optimizers.each({'method': optimizer, 'probe': optax.adam(config['probe']['learning_rate'])})
+    rate = optimizers.learning_rate(config['optimizer'], **pace)
+    return Run(method, optimizer, rate, views, steps_per_epoch, total)
+
+
+def blank_batch(views: list[View], examples: int) -> dict:
+    """A batch of zeros in the shapes of a real one."""
+    sizes = [view.size for view in views for _ in range(view.count)]
+    number = np.zeros(examples, np.int32)
+    images = tuple(np.zeros((examples, size, size, 3), np.uint8) for size in sizes)
+    return {'views': images, 'label': number, 'index': number}
+
+
+def fit(config: dict, workdir: str):
+    """Train as `config` says, from the last checkpoint in `workdir` if there is one, to the end."""
+    mesh = parallel.make_mesh(groups=config['bn_groups'])
+    batch_size = config['batch_size']
+    parallel.check_batch(batch_size, mesh, config['bn_groups'])
+    train, test = (sources.load(config['data'], split) for split in ('train', 'test'))
+    run = describe(config, train.size, train.classes or 0)
+    pretrained = None
+    if config['pretrained']['workdir']:
+        other, trained, _ = restore(**config['pretrained'])
+        pretrained = other.method.encoder(trained.params, trained.state)
+    ts = make_state(
+        run.method, run.optimizer, mesh, blank_batch(run.views, 2), seed=config['seed'], pretrained=pretrained
+    )
+    claim(workdir, config)
+
+    checkpoints = Checkpoints(workdir, config['keep'])
+    position = {'examples': train.size, 'classes': train.classes or 0, 'fingerprint': train.fingerprint}
+    start = 0
+    if checkpoints.steps():
+        ts, saved, start = checkpoints.restore(ts)
+        if saved != position:
+            raise Problem(f'{workdir} was trained on other data ({saved}; now {position}): use another --workdir')
+        say(f'resumed from step {start}')
+    pace = {'steps_per_epoch': run.steps_per_epoch, 'total_steps': run.total_steps}
+    step = make_step(
+        run.method, run.optimizer, mesh, seed=config['seed'], health_every=config['log_every'], **pace
+    )
+    judge = online_knn(run.method, mesh, train, test, config['evaluation']) if train.classes else None
+    log = Log(workdir, start=start, total_steps=run.total_steps, batch_size=batch_size)
+    say(
+        f'{config["method"]["name"]} on {train.name}: {train.size} examples, {run.total_steps} steps of {batch_size} '
+        f'on {mesh.size} {jax.devices()[0].platform} devices of {jax.process_count()} processes'
+    )
+    batches = pipeline.train_batches(
+        train,
+        run.views,
+        seed=config['seed'],
+        batch_size=batch_size,
+        start=start,
+        rows=parallel.rows(mesh, batch_size),
+    )
+    previous = None
+    for number in range(start + 1, run.total_steps + 1):
+        asked = time.perf_counter()
+        batch = parallel.spread(next(batches), mesh)
+        log.wait(time.perf_counter() - asked)
+        ts, metrics = step(ts, batch)
+        if previous is not None:
+            jax.block_until_ready(previous)  # at most two steps in flight
+        previous = metrics['loss']
+        due = lambda every: number == run.total_steps or (every and number % every == 0)
+        saving, judging = due(config['checkpoint_every']), judge is not None and due(config['evaluation']['every'])
+        if not (saving or judging or due(config['log_every'])):
+            continue
+        metrics = {name: float(value) for name, value in jax.device_get(metrics).items()}
+        if not (math.isfinite(metrics['loss']) and math.isfinite(metrics['gradient_norm'])):
+            checkpoints.close()
+            raise Problem(
+                f'the loss is not finite at step {number} (loss {metrics["loss"]}, gradient norm '
+                f'{metrics["gradient_norm"]}): lower config.optimizer.learning_rate; checkpoints before it are good',
+                NO_PROGRESS,
+            )
+        begun = time.perf_counter()
+        if judging:
+            metrics['knn_top1'] = judge(ts.params, ts.state)
+        log.pause(time.perf_counter() - begun)
+        if due(config['log_every']) or judging:
+            if number % config['log_every']:  # health was not computed
+                metrics = {k: v for k, v in metrics.items() if k not in ('std', 'uniformity', 'effective_rank', 'alignment')}
+            log.write(number, metrics | {'learning_rate': float(run.learning_rate(number - 1))})
+        begun = time.perf_counter()
+        if saving:
+            checkpoints.save(number, ts, position, metrics.get('knn_top1'))
+        log.pause(time.perf_counter() - begun)
+    checkpoints.close()
+    log.close()
+    say(f'done: {workdir}')
+
+
+def online_knn(method: Method, mesh, train, test, evaluation: dict) -> Callable:
+    """-> judge(params, state): top-1 of nearest neighbours, on the first examples of a fixed order of each split."""
+    run = forward(method.features, mesh)
+    pick = lambda source, n: index.permutation(np.arange(min(n, source.size)), source.size, index.key(0))
+    chosen = pick(train, evaluation['train_examples']), pick(test, evaluation['test_examples'])
+    view = {'size': evaluation['size'], 'crop': evaluation['crop']}
+
+    def judge(params, state):
+        of = lambda source, indices: extract(lambda b: run(params, state, b), mesh, source, indices=indices, **view)
+        return knn(Knn(), of(train, chosen[0]), of(test, chosen[1]), train.classes)['top1']
+
+    return judge
+
+
+def restore(workdir, step: int = -1) -> tuple[Run, TrainState, int]:
+    """The run in `workdir` as its config describes it, its state at `step` (-1: the latest), and that step."""
+    config = configs.saved(workdir)
+    checkpoints = Checkpoints(workdir, read_only=True)
+    step = None if step < 0 else step
+    data = checkpoints.data(step)
+    run = describe(config, data['examples'], data['classes'])
+    mesh = parallel.make_mesh()
+    like = jax.eval_shape(lambda: make_state(run.method, run.optimizer, mesh, blank_batch(run.views, 2), seed=0))
+    ts, _, step = checkpoints.restore(parallel.placed(like, mesh), step)
+    checkpoints.close()
+    return run, ts, step
+
+
+def claim(workdir, config: dict):
+    """Make `workdir` this run's: write its config, or refuse when another run lives there."""
+    path = Path(workdir)
+    if path.exists() and not path.is_dir():
+        raise Problem(f'--workdir={workdir} is a file')
+    if (path / 'config.json').exists():
+        free = ('log_every', 'checkpoint_every', 'keep', 'evaluation.', 'data.data_dir', 'data.path')
+        changed = [d for d in configs.differences(configs.saved(workdir), config) if not d.startswith(free)]
+        if changed:
+            raise Problem(f'{workdir} holds a run of another config ({"; ".join(changed[:3])}): use another --workdir')
+    elif path.exists() and any(path.iterdir()):
+        raise Problem(f'--workdir={workdir} is not empty and holds no run: use another')
+    if jax.process_index() == 0:
+        path.mkdir(parents=True, exist_ok=True)
+        configs.save(config, workdir)

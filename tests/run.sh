@@ -1,0 +1,8 @@
+#!/usr/bin/env bash
+# Runs the tests on the CPU, environment included: tests/run.sh [pytest arguments]
+set -euo pipefail
+# shellcheck source=launch/environment.sh
+. "$(dirname "$0")/../launch/environment.sh"
+
+export JAX_PLATFORMS=cpu
+exec "$python" -m pytest -n 2 --dist loadfile "$@"
