@@ -182,16 +182,19 @@ class Conv(nn.Module):
             'direct': lambda x, w: lax.conv_general_dilated(
                 x, w, (s, s), pads, dimension_numbers=('NHWC', 'HWIO', 'NHWC')
             ),
-            'patches': lambda x, w: patches(x, k, s, pads) @ w.reshape(-1, self.features),
+            'patches': lambda x, w: through_patches(x, w, s, pads),
         }
         if self.form == 'auto':  # decided when the program is lowered, so that a CPU machine still compiles for TPUs
             return lax.platform_dependent(x, w, cpu=forms['patches'], default=forms['direct'])
         return forms[self.form](x, w)
 
 
-def patches(x, k: int, stride: int, pads):
-    """[b, h, w, c] -> [b, h', w', k * k * c]: the inputs each output pixel of a k x k convolution sees."""
+def through_patches(x, w, stride: int, pads):
+    """The convolution of x [b, h, w, c] with w [k, k, c, f] as one matrix product -> [b, h', w', f]."""
+    k = len(w)
     x = jnp.pad(x, ((0, 0), *pads, (0, 0)))
-    h, w = ((n - k) // stride + 1 for n in x.shape[1:3])
+    h, v = ((n - k) // stride + 1 for n in x.shape[1:3])
     cut = lambda i, n: slice(i, i + (n - 1) * stride + 1, stride)
-    return jnp.concatenate([x[:, cut(i, h), cut(j, w)] for i in range(k) for j in range(k)], -1)
+    patches = jnp.concatenate([x[:, cut(i, h), cut(j, v)] for i in range(k) for j in range(k)], -1)  # [b, h', w', k k c]
+    y = patches.reshape(-1, patches.shape[-1]) @ w.reshape(-1, w.shape[-1])  # two axes: XLA's CPU product needs them
+    return y.reshape(*patches.shape[:3], -1)

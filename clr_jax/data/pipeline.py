@@ -1,6 +1,8 @@
 """Batches of views: each one a pure function of (seed, step), at once from any step, on any number of processes and threads."""
 
 import os
+from collections import deque
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 
@@ -73,37 +75,41 @@ def eval_batches(source, *, size, crop, batch_size, rows=None, indices=None, thr
 
 
 def _batches(source, plan, steps, example, threads):
-    """The batch of each of `steps`: `example` in parallel on each row of `plan(step)`, (example numbers, ...)."""
+    """The batch of each of `steps`: `example` of each row of `plan(step)`, (numbers, ...).
+
+    Two batches are in the making ahead of the one in use, each in one call from a Python thread. No
+    callback leads from TensorFlow into Python: one under way when the program ends would hang it.
+    """
     tf = tensorflow()
-    threads = threads or len(os.sched_getaffinity(0))
-    first = plan(steps[0])
-    flat = tf.nest.flatten(first)
-
-    def planned(step):
-        arrays = tf.numpy_function(
-            lambda step: tf.nest.flatten(plan(int(step))), [step], [x.dtype for x in flat]
-        )
-        arrays = [tf.ensure_shape(x, like.shape) for x, like in zip(arrays, flat, strict=True)]
-        return tf.nest.pack_sequence_as(first, arrays)
-
-    data = tf.data.Dataset.range(steps.start, steps.stop).map(planned).unbatch()
-    example = tf.autograph.experimental.do_not_convert(example)
-    data = data.map(example, num_parallel_calls=threads, deterministic=True)
-    data = data.batch(len(first[0]), drop_remainder=True).prefetch(2)
+    threads = threads or os.cpu_count()
     options = tf.data.Options()
-    options.threading.private_threadpool_size = threads
     options.threading.max_intra_op_parallelism = 1
-    options.autotune.enabled = False
-    options.experimental_optimization.inject_prefetch = False
-    iterator = iter(data.with_options(options))
+
+    @tf.function(autograph=False)
+    def compute(*rows):
+        data = tf.data.Dataset.from_tensor_slices(rows).with_options(options)
+        data = data.map(example, num_parallel_calls=threads, deterministic=True)
+        return data.batch(len(rows[0]), drop_remainder=True).get_single_element()
+
+    def make(step):
+        batch = compute(*plan(step))
+        return tf.nest.map_structure(lambda x: np.asarray(memoryview(x)), batch)  # no copy
 
     def run():
+        workers = ThreadPoolExecutor(2)
+        ahead = deque()
         for step in steps:
-            try:
-                batch = next(iterator)
-            except tf.errors.OpError as error:
-                raise Problem(_damage(source, plan(step)[0], error), DATA) from error
-            yield tf.nest.map_structure(lambda x: np.asarray(memoryview(x)), batch)  # no copy
+            ahead.append((step, workers.submit(make, step)))
+            if len(ahead) > 2:
+                yield result(*ahead.popleft())
+        while ahead:
+            yield result(*ahead.popleft())
+
+    def result(step, future):
+        try:
+            return future.result()
+        except tf.errors.OpError as error:
+            raise Problem(_damage(source, plan(step)[0], error), DATA) from error
 
     return run()
 
