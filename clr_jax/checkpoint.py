@@ -2,16 +2,16 @@
 
 import json
 import math
-import shutil
-from pathlib import Path
+import zlib
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from absl import logging
+from etils import epath
 from jax import lax
 
 from clr_jax.entry import DATA, INPUT, Problem
+from clr_jax.log import say
 
 
 class Checkpoints:
@@ -24,11 +24,12 @@ class Checkpoints:
         import orbax.checkpoint as ocp
         from orbax.checkpoint.checkpoint_managers import preservation_policy as preservation
 
-        self.ocp, self.directory = ocp, Path(workdir).absolute() / 'checkpoints'
+        self.ocp, self.directory = ocp, epath.Path(workdir) / 'checkpoints'
         accuracy = lambda metrics: metrics['top1']
         best = preservation.BestN(get_metric_fn=accuracy, n=1, keep_checkpoints_without_metrics=False)
-        if not read_only and jax.process_index() == 0:
-            shutil.rmtree(self.directory / 'trash', ignore_errors=True)  # a deletion that was killed half-way
+        trash = self.directory / 'trash'
+        if not read_only and jax.process_index() == 0 and trash.exists():
+            trash.rmtree()  # what a killed deletion left
         options = ocp.CheckpointManagerOptions(
             preservation_policy=preservation.AnyPreservationPolicy([preservation.LatestN(keep), best]),
             best_fn=accuracy,  # without it Orbax keeps metrics in memory only
@@ -82,7 +83,7 @@ class Checkpoints:
             except Exception as error:  # whatever Orbax, TensorStore or the fingerprint say of a damaged file
                 reason = str(error).strip().splitlines()[0][:200] if str(error).strip() else type(error).__name__
                 damaged.append(f'step {candidate}: {reason}')
-                logging.error('Checkpoint is damaged, trying an older one: %s', damaged[-1])
+                say(f'warning: the checkpoint is damaged, trying an older one: {damaged[-1]}')
         found = '; '.join(damaged) or 'none was written'
         raise Problem(f'no checkpoint in {self.directory} can be restored ({found})', DATA if damaged else INPUT)
 
@@ -109,10 +110,12 @@ class Checkpoints:
 def describe(tree) -> dict:
     """{leaf path: {'shape', 'dtype', 'fingerprint'}} of a pytree of arrays."""
     prints = fingerprints(tree)
-    return {
-        path: {'shape': list(x.shape), 'dtype': str(x.dtype), 'fingerprint': prints[path]}
-        for path, x in paths(tree).items()
-    }
+    return {path: about | {'fingerprint': prints[path]} for path, about in shapes(tree).items()}
+
+
+def shapes(tree) -> dict:
+    """{leaf path: {'shape', 'dtype'}} of a pytree of arrays."""
+    return {path: {'shape': list(x.shape), 'dtype': str(x.dtype)} for path, x in paths(tree).items()}
 
 
 def paths(tree) -> dict:
@@ -130,8 +133,6 @@ def fingerprints(tree) -> dict[str, int]:
 
 def checksum(tree) -> str:
     """Eight hex digits for a whole pytree: its leaves' paths and fingerprints."""
-    import zlib
-
     return f'{zlib.crc32(json.dumps(fingerprints(tree), sort_keys=True).encode()):08x}'
 
 

@@ -3,9 +3,8 @@
 import importlib
 import inspect
 import json
-import os
-from pathlib import Path
 
+from etils import epath
 from ml_collections import ConfigDict
 from ml_collections.config_dict import placeholder
 
@@ -59,7 +58,9 @@ def finish(config: ConfigDict, variant: str = '', **smoke_changes) -> ConfigDict
 def smoke(config: ConfigDict) -> ConfigDict:
     """The same method, encoder family, optimizer and views, at laptop size on scikit-learn's embedded digits."""
     config.data = ConfigDict({'name': 'digits'})
+    shrink = 4.0 / config.epochs
     config.batch_size, config.epochs, config.steps = 64, 4.0, 0
+    config.optimizer.schedule.warmup_epochs = shrink * config.optimizer.schedule.get('warmup_epochs', 0.0)
     config.log_every, config.checkpoint_every, config.evaluation.every = 10, 44, 44
     config.evaluation.update(size=0, crop=1.0)
     small = {'resnet': {'depth': 18, 'width': 0.125, 'small_stem': True}, 'convnet': {'widths': (16, 32, 64)}}
@@ -78,15 +79,15 @@ def _complete(section: ConfigDict, function):
 
 def save(config: dict, workdir):
     """Write the resolved config as `workdir/config.json`, atomically."""
-    path = Path(workdir) / 'config.json'
+    path = epath.Path(workdir) / 'config.json'
     temporary = path.with_suffix('.tmp')
     temporary.write_text(json.dumps(config, indent=2, sort_keys=True) + '\n')
-    os.replace(temporary, path)
+    temporary.replace(path)
 
 
 def saved(workdir) -> dict:
     """The config that a run left in its workdir."""
-    path = Path(workdir) / 'config.json'
+    path = epath.Path(workdir) / 'config.json'
     if not path.is_file():
         raise Problem(f'{workdir} is not the workdir of a run: it has no config.json', INPUT)
     try:

@@ -75,6 +75,11 @@ def default_workdir(config_path: str) -> str:
     return os.path.join('runs', f'{name}_{variant}' if variant else name)
 
 
+def absolute(workdir: str) -> str:
+    """The workdir as an absolute path; a bucket (gs://...) is one already."""
+    return workdir if '://' in workdir else os.path.abspath(os.path.expanduser(workdir))
+
+
 def run(main):
     """The only way a program of this library runs: parse flags, run `main`, exit with a code that means something.
 
@@ -140,5 +145,4 @@ def _quiet():
     warnings.filterwarnings('ignore', module='tensorflow_datasets|google')
     from absl import logging
 
-    logging.set_verbosity(logging.WARNING)
-    logging.set_stderrthreshold('warning')
+    logging.set_verbosity(logging.ERROR)

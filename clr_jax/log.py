@@ -1,11 +1,13 @@
 """What a run tells: a line of progress on the terminal, `metrics.jsonl`, TensorBoard events."""
 
 import json
+import math
 import sys
 import time
-from pathlib import Path
+from contextlib import contextmanager
 
 import jax
+from etils import epath
 
 
 class Log:
@@ -20,20 +22,26 @@ class Log:
             return
         from clu import metric_writers
 
-        path = Path(workdir) / 'metrics.jsonl'
+        path = epath.Path(workdir) / 'metrics.jsonl'
         lines = path.read_text().splitlines() if path.exists() else []
         kept = [line for line in lines if _step(line) is not None and _step(line) <= start]
         path.write_text(''.join(line + '\n' for line in kept))
-        self.file = path.open('a', buffering=1)
+        self.file = path.open('a')
         self.writer = metric_writers.SummaryWriter(str(workdir))
 
-    def wait(self, seconds: float):
-        """Count time the step spent waiting for data."""
-        self.waited += seconds
+    @contextmanager
+    def wait(self):
+        """Count the time inside as waiting for data."""
+        begun = time.perf_counter()
+        yield
+        self.waited += time.perf_counter() - begun
 
-    def pause(self, seconds: float):
-        """Leave time spent on something else (an evaluation, a checkpoint) out of the speed."""
-        self.clock += seconds
+    @contextmanager
+    def pause(self):
+        """Leave the time inside (an evaluation, a checkpoint) out of the speed."""
+        begun = time.perf_counter()
+        yield
+        self.clock += time.perf_counter() - begun
 
     def write(self, step: int, metrics: dict):
         """Write one logged step: its metrics with speed, share of time spent waiting for data, and an ETA."""
@@ -41,16 +49,17 @@ class Log:
         seconds, steps = now - self.clock, step - self.step
         speed = steps * self.batch_size / seconds
         self.speeds.append(steps / seconds)
-        record = {'step': step} | metrics
+        record = {'step': step} | {k: v for k, v in metrics.items() if math.isfinite(v)}  # NaN: not measured at this step
         record |= {'examples_per_second': round(speed, 2), 'data_wait': round(self.waited / seconds, 4)}
         self.step, self.clock, self.waited = step, now, 0.0
         if self.writer is None:
             return
         self.file.write(json.dumps(record) + '\n')
+        self.file.flush()
         self.writer.write_scalars(step, {k: v for k, v in record.items() if k != 'step'})
         recent = sorted(self.speeds[-9:])
         left = (self.total - step) / recent[len(recent) // 2]
-        shown = [f'{k} {metrics[k]:.3f}' for k in ('loss', 'std', 'probe_top1', 'knn_top1') if k in metrics]
+        shown = [f'{k} {record[k]:.3f}' for k in ('loss', 'std', 'probe_top1', 'knn_top1') if k in record]
         say(f'step {step}/{self.total}  {"  ".join(shown)}  {speed:,.0f} images/s  {duration(left)} left')
 
     def close(self):

@@ -19,7 +19,8 @@ def main():
     entry.start_devices()
     from clr_jax.train import fit
 
-    fit(config.to_dict(), workdir or entry.default_workdir(config_flags.get_config_filename(FLAGS['config'])))
+    workdir = workdir or entry.default_workdir(config_flags.get_config_filename(FLAGS['config']))
+    fit(config.to_dict(), entry.absolute(workdir))
 
 
 if __name__ == '__main__':

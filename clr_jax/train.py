@@ -1,20 +1,19 @@
 """The step and the loop: the only ones, for every method."""
 
 import math
-import time
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
+from etils import epath
 from jax.sharding import PartitionSpec as P
 
 from clr_jax import config as configs
 from clr_jax import optimizers, parallel
-from clr_jax.checkpoint import Checkpoints
+from clr_jax.checkpoint import Checkpoints, check_structure, shapes
 from clr_jax.data import index, pipeline, sources
 from clr_jax.data.augment import View
 from clr_jax.entry import NO_PROGRESS, Problem
@@ -50,7 +49,7 @@ def make_step(
     Loss and gradient run on every shard, where collectives are explicit; the optimizer and `method.update` after them
     on whole arrays. The gradient is exact for the global batch: the objective is the mean over shards, parameters are
     marked as varying in their own dtype, and their gradients are summed in it. Metrics are global; the health measures
-    are computed at every `health_every`-th step and zero at others.
+    are computed at every `health_every`-th step and the last, and NaN at others.
     """
 
     def gradient(step, key, params, state, batch):  # on this shard's rows
@@ -61,11 +60,10 @@ def make_step(
             return parallel.mean(loss), aux
 
         (loss, aux), grads = jax.value_and_grad(objective, has_aux=True)(parallel.vary(params))
-        z = jax.lax.stop_gradient(aux.z)
-        due = (step + 1) % health_every == 0
-        alive = lambda: parallel.vary(health(z))
-        none = lambda: parallel.vary(jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), jax.eval_shape(alive)))
-        metrics = {'loss': loss} | aux.metrics | jax.lax.cond(due, alive, none)
+        due = ((step + 1) % health_every == 0) | (step + 1 == total_steps)
+        measured = lambda: parallel.vary(health(jax.lax.stop_gradient(aux.z)))
+        unknown = lambda: parallel.vary(jax.tree.map(lambda x: jnp.full_like(x, jnp.nan), jax.eval_shape(measured)))
+        metrics = {'loss': loss} | aux.metrics | jax.lax.cond(due, measured, unknown)
         return parallel.reduce(grads), aux.state, parallel.mean(metrics)
 
     def step(ts, batch):
@@ -144,13 +142,9 @@ def fit(config: dict, workdir: str):
     parallel.check_batch(batch_size, mesh, config['bn_groups'])
     train, test = (sources.load(config['data'], split) for split in ('train', 'test'))
     run = describe(config, train.size, train.classes or 0)
-    pretrained = None
-    if config['pretrained']['workdir']:
-        other, trained, _ = restore(**config['pretrained'])
-        pretrained = other.method.encoder(trained.params, trained.state)
-    ts = make_state(
-        run.method, run.optimizer, mesh, blank_batch(run.views, 2), seed=config['seed'], pretrained=pretrained
-    )
+    pretrained = pretrained_encoder(run, mesh, **config['pretrained']) if config['pretrained']['workdir'] else None
+    blank = blank_batch(run.views, 2)
+    ts = make_state(run.method, run.optimizer, mesh, blank, seed=config['seed'], pretrained=pretrained)
     claim(workdir, config)
 
     checkpoints = Checkpoints(workdir, config['keep'])
@@ -181,10 +175,9 @@ def fit(config: dict, workdir: str):
     )
     previous = None
     for number in range(start + 1, run.total_steps + 1):
-        asked = time.perf_counter()
-        batch = parallel.spread(next(batches), mesh)
-        log.wait(time.perf_counter() - asked)
-        ts, metrics = step(ts, batch)
+        with log.wait():
+            batch = next(batches)
+        ts, metrics = step(ts, parallel.spread(batch, mesh))
         if previous is not None:
             jax.block_until_ready(previous)  # at most two steps in flight
         previous = metrics['loss']
@@ -200,18 +193,12 @@ def fit(config: dict, workdir: str):
                 f'{metrics["gradient_norm"]}): lower config.optimizer.learning_rate; checkpoints before it are good',
                 NO_PROGRESS,
             )
-        begun = time.perf_counter()
-        if judging:
-            metrics['knn_top1'] = judge(ts.params, ts.state)
-        log.pause(time.perf_counter() - begun)
-        if due(config['log_every']) or judging:
-            if number % config['log_every']:  # health was not computed
-                metrics = {k: v for k, v in metrics.items() if k not in ('std', 'uniformity', 'effective_rank', 'alignment')}
-            log.write(number, metrics | {'learning_rate': float(run.learning_rate(number - 1))})
-        begun = time.perf_counter()
-        if saving:
-            checkpoints.save(number, ts, position, metrics.get('knn_top1'))
-        log.pause(time.perf_counter() - begun)
+        with log.pause():
+            if judging:
+                metrics['knn_top1'] = judge(ts.params, ts.state)
+            if saving:
+                checkpoints.save(number, ts, position, metrics.get('knn_top1'))
+        log.write(number, metrics | {'learning_rate': float(run.learning_rate(number - 1))})
     checkpoints.close()
     log.close()
     say(f'done: {workdir}')
@@ -245,9 +232,19 @@ def restore(workdir, step: int = -1) -> tuple[Run, TrainState, int]:
     return run, ts, step
 
 
+def pretrained_encoder(run: Run, mesh, workdir: str, step: int):
+    """The encoder's variables of the run in `workdir`, checked against those that `run` will train."""
+    other, ts, step = restore(workdir, step)
+    variables = other.method.encoder(ts.params, ts.state)
+    new = jax.eval_shape(lambda: make_state(run.method, run.optimizer, mesh, blank_batch(run.views, 2), seed=0))
+    ours = run.method.encoder(new.params, new.state)
+    check_structure(shapes(variables), ours, f'the encoder of config.pretrained.workdir={workdir}, step {step},')
+    return variables
+
+
 def claim(workdir, config: dict):
     """Make `workdir` this run's: write its config, or refuse when another run lives there."""
-    path = Path(workdir)
+    path = epath.Path(workdir)
     if path.exists() and not path.is_dir():
         raise Problem(f'--workdir={workdir} is a file')
     if (path / 'config.json').exists():

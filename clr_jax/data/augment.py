@@ -1,11 +1,11 @@
-"""The augmentations of SimCLR (Chen et al., 2020; arXiv:2002.05709) on the host, with TensorFlow's definitions of each one.
-
-`sample` draws the parameters of a view in NumPy, `apply` is the deterministic picture they make of an image.
+"""The augmentations of SimCLR (Chen et al., 2020; arXiv:2002.05709) on the host, as TensorFlow defines
+them: `sample` draws a view's parameters in NumPy, `apply` makes of them and an image one picture.
 """
 
 import os
 import sys
 import tempfile
+from contextlib import suppress
 from functools import cache
 from typing import NamedTuple
 
@@ -53,7 +53,9 @@ def tensorflow():
         try:
             import tensorflow
 
-            tensorflow.config.set_visible_devices([], 'GPU')
+            with suppress(RuntimeError):  # somebody uses TensorFlow already: too late to hide them
+                tensorflow.config.set_visible_devices([], 'GPU')
+            tensorflow.constant(0)  # its first operation speaks too
         except BaseException:
             said.seek(0)
             os.write(kept, said.read())
@@ -66,26 +68,24 @@ def tensorflow():
 
 def check(view: View) -> View:
     """The view itself, or the Problem with its values."""
-    for name in view.shared:
-        if name not in DRAWS:
-            raise Problem(f'no draw is called "{name}" (shared): {nearest(name, DRAWS)}', CONFIG)
-    if view.interpolation not in METHODS:
-        raise Problem(
-            f'interpolation "{view.interpolation}": {nearest(view.interpolation, METHODS)}', CONFIG
-        )
-    for name in ('flip', 'jitter', 'grayscale', 'blur'):
-        if not 0 <= getattr(view, name) <= 1:
-            raise Problem(
-                f'{name}={getattr(view, name)} is a probability: use a number in [0, 1]', CONFIG
-            )
-    for name in ('area', 'ratio', 'sigma'):
+    numbers = {
+        'a probability, in [0, 1]': (('flip', 'jitter', 'grayscale', 'blur'), 0, 1),
+        'a strength, at least 0': (('brightness', 'contrast', 'saturation'), 0, np.inf),
+        'in turns, in [0, 0.5]': (('hue',), 0, 0.5),
+        'a share of the image, in [0, 1]': (('min_object_covered',), 0, 1),
+        'a number above 0': (('count', 'size'), 1, np.inf),
+    }
+    for what, (names, low, high) in numbers.items():
+        for name in names:
+            if not low <= getattr(view, name) <= high:
+                raise Problem(f'{name}={getattr(view, name)} of a view is {what}', CONFIG)
+    for name, limit in (('area', 1), ('ratio', np.inf), ('sigma', np.inf)):
         low, high = getattr(view, name)
-        if not 0 < low <= high:
-            raise Problem(f'{name}={getattr(view, name)} is a range: use 0 < low <= high', CONFIG)
-    if view.area[1] > 1:
-        raise Problem(f'area={view.area} is a share of the image: use at most 1', CONFIG)
-    if view.size < 1 or view.count < 1:
-        raise Problem(f'size={view.size}, count={view.count}: use at least 1', CONFIG)
+        if not 0 < low <= high <= limit:
+            raise Problem(f'{name}={(low, high)} of a view is a range 0 < low <= high', CONFIG)
+    for word, known in [(view.interpolation, METHODS), *((name, DRAWS) for name in view.shared)]:
+        if word not in known:
+            raise Problem(f'"{word}" in the settings of a view: {nearest(word, known)}', CONFIG)
     return view
 
 
@@ -101,9 +101,9 @@ def radius(view: View) -> int:
 
 
 def sample(view: View, keys, number: int) -> dict:
-    """The parameters of view `number` of the examples with `keys` [b] uint64: a dict of arrays [b, ...] for `apply`.
+    """The parameters of view `number` of the examples with `keys` [b] uint64: arrays [b, ...].
 
-    Each is a draw of its own name, so that one more operation changes no other.
+    Each is a draw of its own name: to add or leave out one changes no other.
     """
     own = index.fold(keys, number)
 
@@ -115,9 +115,8 @@ def sample(view: View, keys, number: int) -> dict:
 
     result = {}
     if view.area[0] < 1:
-        result['crop'] = (draw('crop', 2) * 2**31).astype(
-            np.int32
-        )  # [b, 2] a seed: the box depends on the image's shape
+        # a seed [b, 2]: the box itself depends on the image's shape
+        result['crop'] = (draw('crop', 2) * 2**31).astype(np.int32)
     if view.flip:
         result['flip'] = draw('flip') < view.flip
     if colours := strengths(view):
@@ -134,10 +133,10 @@ def sample(view: View, keys, number: int) -> dict:
 
 
 def apply(view: View, image, parameters: dict):
-    """One view of `image` (uint8 [h, w, 3]) by one row of `sample`'s parameters -> uint8 [size, size, 3]."""
+    """A view of `image` (uint8 [h, w, 3]) by a row of `sample` -> uint8 [size, size, 3]."""
     tf = tensorflow()
     if 'crop' in parameters:
-        image = tf.slice(image, *crop_box(view, tf.shape(image), parameters['crop']))  # [h', w', 3]
+        image = tf.slice(image, *crop_box(view, tf.shape(image), parameters['crop']))
     x = resize(image, view.size, view.interpolation)  # [S, S, 3] float32 in [0, 255]
     if 'flip' in parameters:
         x = tf.cond(parameters['flip'], lambda: tf.reverse(x, [1]), lambda: x)
@@ -146,14 +145,13 @@ def apply(view: View, image, parameters: dict):
     if 'grayscale' in parameters:
         x = tf.cond(parameters['grayscale'], lambda: grayscale(x), lambda: x)
     if 'blur' in parameters:
-        x = tf.cond(
-            parameters['blur'], lambda: blur(x, parameters['sigma'], radius(view)), lambda: x
-        )
+        sigma, reach = parameters['sigma'], radius(view)
+        x = tf.cond(parameters['blur'], lambda: blur(x, sigma, reach), lambda: x)
     return tf.cast(x + 0.5, tf.uint8)
 
 
 def evaluation(image, size: int, crop: float = 0.875, interpolation: str = 'bicubic'):
-    """The central square of `crop` times the short side, resized: uint8 [h, w, 3] -> uint8 [size, size, 3]."""
+    """The central square of `crop` times the short side, resized: uint8 -> uint8 [size, size, 3]."""
     tf = tensorflow()
     shape = tf.shape(image)[:2]
     side = tf.cast(tf.round(crop * tf.cast(tf.reduce_min(shape), tf.float32)), tf.int32)
@@ -163,9 +161,10 @@ def evaluation(image, size: int, crop: float = 0.875, interpolation: str = 'bicu
 
 
 def crop_box(view: View, shape, seed):
-    """SimCLR's random crop of an image of `shape` [3] by `seed` [2] int32 -> (begin [3], extent [3]), for tf.slice.
+    """SimCLR's random crop of an image of `shape` [3]: the (begin, extent) of a slice, each [3].
 
-    A pure function of its arguments: TensorFlow's sampler of distorted boxes, at most 100 tries, else the whole image.
+    A pure function of its arguments, `seed` [2] int32 among them: TensorFlow's sampler of distorted
+    boxes, at most 100 tries, else the whole image.
     """
     begin, extent, _ = tensorflow().raw_ops.StatelessSampleDistortedBoundingBox(
         image_size=shape,
@@ -204,22 +203,19 @@ def jitter(view: View, x, parameters: dict):
 
 
 def grayscale(x):
-    """Luma in all three channels, as one product: a reduction over the last axis of three is slow."""
+    """Luma in all three channels, as one product: reductions over an axis of three are slow."""
     tf = tensorflow()
     luma = tf.constant(np.repeat([[0.2989], [0.587], [0.114]], 3, axis=1), tf.float32)  # [3, 3]
     return tf.reshape(tf.reshape(x, [-1, 3]) @ luma, x.shape)
 
 
 def blur(x, sigma, radius: int):
-    """Gaussian blur of [S, S, 3] with 2 * radius + 1 taps; beyond the border is black, as in SimCLR."""
+    """Gaussian blur of [S, S, 3] by 2 * radius + 1 taps; outside it is black, as in SimCLR."""
     tf = tensorflow()
-    reach = tf.minimum(
-        float(radius), tf.math.ceil(5 * sigma)
-    )  # further taps weigh less than float32 resolves
+    reach = tf.minimum(float(radius), tf.math.ceil(5 * sigma))  # beyond are under 1e-6 of the sum
     taps = tf.exp(-(tf.range(-reach, reach + 1) ** 2) / (2 * sigma**2))
-    kernel = tf.tile(
-        (taps / tf.reduce_sum(taps))[:, None, None, None], [1, 1, 3, 1]
-    )  # [k, 1, 3, 1]
+    taps = (taps / tf.reduce_sum(taps))[:, None, None, None]
+    kernel = tf.tile(taps, [1, 1, 3, 1])  # [k, 1, 3, 1]
     x = tf.nn.depthwise_conv2d(x[None], kernel, [1, 1, 1, 1], 'SAME')
     x = tf.nn.depthwise_conv2d(x, tf.transpose(kernel, [1, 0, 2, 3]), [1, 1, 1, 1], 'SAME')
     return x[0]

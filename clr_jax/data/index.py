@@ -1,7 +1,7 @@
 """Stateless order and randomness in closed form: permutations of the examples and named draws.
 
-Everything is a function of its arguments in 64-bit integer arithmetic, the same on every machine and in every version of
-the libraries, so that a run resumes at any step and splits over any number of processes without a state to save.
+Everything is a function of its arguments in 64-bit integers, the same on every machine and with every
+version of the libraries: a run resumes at any step, on any number of processes, with no state to save.
 """
 
 import hashlib
@@ -40,7 +40,8 @@ def uniform(keys, name: str, n: int | None = None):
 def permutation(position, n: int, key):
     """Where `position` goes in the permutation of range(n) that `key` names: [b] int64 in [0, n) -> [b] int64.
 
-    A balanced Feistel network of six rounds on the next even power of two, walked until it lands in range (fewer than
+    A Feistel network of six rounds on the next even power of two, walked until it lands in range
+    (fewer than
     four steps on average): a bijection in constant memory.
     """
     half = np.uint64(max(1, ((n - 1).bit_length() + 1) // 2))

@@ -1,4 +1,4 @@
-"""Batches of views: each one a pure function of (seed, step), at once from any step, on any number of processes and threads."""
+"""Batches of views, each a pure function of (seed, step): from any step on, on any number of processes."""
 
 import os
 from collections import deque
@@ -8,50 +8,48 @@ import numpy as np
 
 from clr_jax.data import augment, index
 from clr_jax.data.augment import tensorflow
-from clr_jax.data.sources import reason
+from clr_jax.data.records import reason
 from clr_jax.entry import CONFIG, DATA, Problem
 
 
 def train_batches(source, views, *, seed, batch_size, start=0, rows=None, threads=None):
     """Endless training batches from step `start` on.
 
-    `views` are groups of views (augment.View); `batch_size` is the global one, of which this process holds the rows
-    [first, last) = `rows` (default: all). An epoch is size // batch_size steps; the remainder is a different one each epoch.
-    Yields {'views': tuple of uint8 [b, S, S, 3], group after group; 'label': int32 [b]; 'index': int32 [b]}.
+    `views` are groups of views (augment.View). `batch_size` is the global one, of which this process
+    makes the rows [first, last) = `rows` (None: all). An epoch is size // batch_size steps; what
+    remains is left out, other examples each epoch.
+
+    Yields {'views': tuple of uint8 [b, S, S, 3], 'label': int32 [b] (-1: none), 'index': int32 [b]};
+    the views are numbered group after group. Raises Problem where an image cannot be read.
     """
     steps = source.size // batch_size
     if not steps:
-        raise Problem(
-            f'batch_size={batch_size} exceeds the {source.size} examples of {source.name}', CONFIG
-        )
-    views = [(augment.check(view), k) for view in views for k in range(view.count)]
-    views = [(view, number) for number, (view, _) in enumerate(views)]
+        few = f'{source.name} has {source.size} examples'
+        raise Problem(f'config.batch_size={batch_size} is too large: {few}', CONFIG)
+    views = [view for view in views for _ in range(augment.check(view).count)]
     tf = tensorflow()
     place = np.arange(*(rows or (0, batch_size)))
 
     def plan(step):
         epoch, position = divmod(step, steps)
-        indices = index.permutation(
-            position * batch_size + place, source.size, index.key(seed, epoch)
-        )
+        order = index.key(seed, epoch)
+        indices = index.permutation(position * batch_size + place, source.size, order)
         keys = index.key(seed, epoch, indices)
-        return indices, tuple(augment.sample(view, keys, number) for view, number in views)
+        return indices, tuple(augment.sample(view, keys, k) for k, view in enumerate(views))
 
     def example(i, parameters):
         read = source.read(i)
-        made = tuple(
-            augment.apply(view, read['image'], p)
-            for (view, _), p in zip(views, parameters, strict=True)
-        )
+        pairs = zip(views, parameters, strict=True)
+        made = tuple(augment.apply(view, read['image'], p) for view, p in pairs)
         return {'views': made, 'label': read['label'], 'index': tf.cast(i, tf.int32)}
 
     return _batches(source, plan, range(start, 2**62), example, threads)
 
 
 def eval_batches(source, *, size, crop, batch_size, rows=None, indices=None, threads=None):
-    """Each example (or each of `indices`) once, in order, as its central crop: batches as in training, with one view.
+    """Each example (or each of `indices`) once, in order, as its one view: the central crop.
 
-    The last batch is filled up with rows of index -1 and label -1.
+    Batches as in training; the last is filled up with rows of index -1 and label -1.
     """
     tf = tensorflow()
     indices = np.arange(source.size) if indices is None else np.asarray(indices)
@@ -64,12 +62,9 @@ def eval_batches(source, *, size, crop, batch_size, rows=None, indices=None, thr
 
     def example(i):
         read = source.read(tf.maximum(i, 0))
+        made = (augment.evaluation(read['image'], size, crop),)
         label = tf.where(i < 0, -1, read['label'])
-        return {
-            'views': (augment.evaluation(read['image'], size, crop),),
-            'label': label,
-            'index': tf.cast(i, tf.int32),
-        }
+        return {'views': made, 'label': label, 'index': tf.cast(i, tf.int32)}
 
     return _batches(source, plan, range(len(batches)), example, threads)
 
@@ -89,7 +84,7 @@ def _batches(source, plan, steps, example, threads):
     def compute(*rows):
         data = tf.data.Dataset.from_tensor_slices(rows).with_options(options)
         data = data.map(example, num_parallel_calls=threads, deterministic=True)
-        return data.batch(len(rows[0]), drop_remainder=True).get_single_element()
+        return data.batch(rows[0].shape[0], drop_remainder=True).get_single_element()
 
     def make(step):
         batch = compute(*plan(step))

@@ -1,9 +1,10 @@
-"""The stored records of a prepared TFDS data set: in order, or any one by its number."""
+"""What is stored: the records of a prepared TFDS data set, any one by its number, and image files."""
 
 import functools
 import hashlib
 import mmap
 import os
+import re
 import struct
 from pathlib import Path
 
@@ -11,6 +12,8 @@ import numpy as np
 
 from clr_jax.data.augment import tensorflow
 from clr_jax.entry import DATA, INPUT, Problem
+
+MAX_PIXELS = 100_000_000  # of one image: some kilobytes of PNG can unpack to gigabytes
 
 
 def in_order(kind: str, parts):
@@ -49,6 +52,44 @@ def by_number(kind: str, parts):
         return tf.raw_ops.DatasetToSingleElement(dataset=data, **form)[0]
 
     return record
+
+
+def decode(data):
+    """An image file's bytes, whatever its name says -> uint8 [h, w, 3].
+
+    An image of more than MAX_PIXELS is an error before it is unpacked.
+    """
+    tf = tensorflow()
+
+    def allow(sides):
+        pixels = tf.abs(tf.reduce_prod(tf.cast(sides, tf.int64)))
+        tf.debugging.assert_less_equal(pixels, np.int64(MAX_PIXELS), 'the image is too large')
+
+    def jpeg():
+        allow(tf.io.extract_jpeg_shape(data)[:2])
+        return tf.io.decode_jpeg(data, channels=3, dct_method='INTEGER_ACCURATE')  # as libjpeg does
+
+    def header(start, length, kind, **order):
+        sides = lambda: tf.io.decode_raw(tf.strings.substr(data, start, length), kind, **order)
+        return lambda: tf.cast(sides(), tf.int32)
+
+    def other():
+        sizes = {
+            b'\x89P': header(16, 8, tf.int32, little_endian=False),  # PNG
+            b'GI': header(6, 4, tf.uint16),
+            b'BM': header(18, 8, tf.int32),
+        }
+        magic = tf.strings.substr(data, 0, 2)
+        cases = [(tf.equal(magic, start), sides) for start, sides in sizes.items()]
+        allow(tf.case(cases, default=lambda: tf.zeros([2], tf.int32)))  # WebP has limits of its own
+        return tf.io.decode_image(data, channels=3, expand_animations=False)
+
+    return tf.ensure_shape(tf.cond(tf.io.is_jpeg(data), jpeg, other), [None, None, 3])
+
+
+def reason(error) -> str:
+    """The first line of what TensorFlow says, without the name of the operation."""
+    return re.sub(r'\{\{.*?\}\} ?', '', error.message.splitlines()[0])
 
 
 def offsets(file: str):

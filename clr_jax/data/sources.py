@@ -7,7 +7,6 @@ import difflib
 import hashlib
 import math
 import os
-import re
 import stat
 from collections.abc import Callable
 from pathlib import Path
@@ -20,7 +19,6 @@ from clr_jax.data.augment import tensorflow
 from clr_jax.entry import CONFIG, DATA, INPUT, Problem, nearest
 from clr_jax.method import check_keywords
 
-MAX_PIXELS = 100_000_000  # of one image: some kilobytes of PNG can unpack to gigabytes
 IN_MEMORY = 2**30  # bytes: data sets of one image size up to this are decoded once
 SUFFIXES = ('.jpg', '.jpeg', '.png', '.bmp', '.gif', '.webp')
 
@@ -102,7 +100,10 @@ def tfds(
 
     def parse(record):
         values = tf.io.parse_single_example(record, wanted)
-        return {'image': decode(values[image]), 'label': tf.cast(values.get(label, -1), tf.int32)}
+        return {
+            'image': records.decode(values[image]),
+            'label': tf.cast(values.get(label, -1), tf.int32),
+        }
 
     parts, shape = info.file_instructions, features[image].shape
     if None not in shape and info.num_examples * math.prod([*shape[:2], 3]) <= IN_MEMORY:
@@ -159,48 +160,10 @@ def folder(
         name=f'{_printable(root)} ({split})',
         size=len(files),
         classes=len(labels) or None,
-        read=lambda i: {'image': decode(tf.io.read_file(paths[i])), 'label': numbers[i]},
+        read=lambda i: {'image': records.decode(tf.io.read_file(paths[i])), 'label': numbers[i]},
         fingerprint=_hash((labels, files)),
         where=lambda i: _printable(places[i]),
     )
-
-
-def decode(data):
-    """An image file's bytes, whatever its name says -> uint8 [h, w, 3].
-
-    An image of more than MAX_PIXELS is an error before it is unpacked.
-    """
-    tf = tensorflow()
-
-    def allow(sides):
-        pixels = tf.abs(tf.reduce_prod(tf.cast(sides, tf.int64)))
-        tf.debugging.assert_less_equal(pixels, np.int64(MAX_PIXELS), 'the image is too large')
-
-    def jpeg():
-        allow(tf.io.extract_jpeg_shape(data)[:2])
-        return tf.io.decode_jpeg(data, channels=3, dct_method='INTEGER_ACCURATE')  # as libjpeg does
-
-    def header(start, length, kind, **order):
-        sides = lambda: tf.io.decode_raw(tf.strings.substr(data, start, length), kind, **order)
-        return lambda: tf.cast(sides(), tf.int32)
-
-    def other():
-        sizes = {
-            b'\x89P': header(16, 8, tf.int32, little_endian=False),  # PNG
-            b'GI': header(6, 4, tf.uint16),
-            b'BM': header(18, 8, tf.int32),
-        }
-        magic = tf.strings.substr(data, 0, 2)
-        cases = [(tf.equal(magic, start), sides) for start, sides in sizes.items()]
-        allow(tf.case(cases, default=lambda: tf.zeros([2], tf.int32)))  # WebP has limits of its own
-        return tf.io.decode_image(data, channels=3, expand_animations=False)
-
-    return tf.ensure_shape(tf.cond(tf.io.is_jpeg(data), jpeg, other), [None, None, 3])
-
-
-def reason(error) -> str:
-    """The first line of what TensorFlow says, without the name of the operation."""
-    return re.sub(r'\{\{.*?\}\} ?', '', error.message.splitlines()[0])
 
 
 def _in_memory(name: str, images, labels, classes) -> Source:
@@ -233,7 +196,7 @@ def _decoded(name: str, stored, parse):
     except tf.errors.OpError as error:
         first = 1000 * len(done)
         where = f'{name}, among the examples {first} to {first + 999}'
-        raise Problem(f'{where}: {reason(error)}', DATA) from None
+        raise Problem(f'{where}: {records.reason(error)}', DATA) from None
     return (np.concatenate([batch[key] for batch in done]) for key in ('image', 'label'))
 
 
@@ -307,4 +270,4 @@ def _hash(value) -> str:
 
 
 def _printable(path) -> str:
-    return os.fsencode(path).decode(errors='backslashreplace')
+    return os.fsencode(path).records.decode(errors='backslashreplace')

@@ -26,7 +26,7 @@ def main():
     from clr_jax.evaluate.protocols import evaluate
 
     evaluate(
-        FLAGS.workdir,
+        entry.absolute(FLAGS.workdir),
         FLAGS.protocol,
         step=FLAGS.step,
         labels_per_class=FLAGS.labels_per_class,

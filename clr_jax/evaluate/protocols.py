@@ -1,10 +1,10 @@
 """The protocols by name, and the evaluation of a run by one of them."""
 
 import json
-from pathlib import Path
 
 import jax
 import numpy as np
+from etils import epath
 
 from clr_jax import config as configs
 from clr_jax import parallel
@@ -104,5 +104,5 @@ def write(workdir, record: dict):
     if jax.process_index() == 0:
         line = json.dumps(record)
         print(line, flush=True)
-        with (Path(workdir) / 'results.jsonl').open('a') as file:
+        with (epath.Path(workdir) / 'results.jsonl').open('a') as file:
             file.write(line + '\n')

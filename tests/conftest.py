@@ -1,0 +1,32 @@
+"""Eight CPU devices for every test; all of it before JAX is imported."""
+
+import os
+import sys
+from pathlib import Path
+
+os.environ['JAX_PLATFORMS'] = 'cpu'
+os.environ['XLA_FLAGS'] = '--xla_force_host_platform_device_count=8 ' + os.environ.get('XLA_FLAGS', '')
+os.environ.setdefault('TF_CPP_MIN_LOG_LEVEL', '3')
+ROOT = Path(__file__).parent.parent
+sys.path.insert(0, str(ROOT))  # configs/ and tests/ are not installed
+
+import importlib.util  # noqa: E402
+
+import jax  # noqa: E402
+import pytest  # noqa: E402
+
+
+@pytest.fixture
+def float64():
+    """Everything in float64 inside the test: devices are compared there, where correct programs agree to 1e-12."""
+    with jax.enable_x64(True):
+        yield
+
+
+def config(name: str, variant: str = ''):
+    """The ConfigDict of `configs/<name>.py`."""
+    path = ROOT / 'configs' / f'{name}.py'
+    spec = importlib.util.spec_from_file_location(name, path)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module.get_config(variant)
