@@ -50,10 +50,10 @@ def start_devices():
     elif given.multihost:
         jax.distributed.initialize()
     if jax.default_backend() == 'cpu':
-        _keep_memory()
+        keep_memory()
 
 
-def _keep_memory():
+def keep_memory():
     """Have the C library keep freed memory. XLA's temporaries on a CPU are otherwise mapped anew at every step, which
     takes a third of its time (`benchmarks/cpu_step.py`)."""
     if sys.platform == 'linux':

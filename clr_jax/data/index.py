@@ -21,7 +21,7 @@ def fold(key, word):
 
 
 def key(*words):
-    """The uint64 key of (seed, epoch, ...): `words` are folded in one after the other and may be arrays."""
+    """The uint64 key of (seed, epoch, ...): `words`, which may be arrays, folded in one by one."""
     result = np.uint64(0)
     for word in words:
         result = fold(result, word)
@@ -29,7 +29,7 @@ def key(*words):
 
 
 def uniform(keys, name: str, n: int | None = None):
-    """The draw called `name` of each key: `keys` [b] uint64 -> [b], or [b, n], float64 in [0, 1)."""
+    """The draw called `name` of each key, [b] uint64 -> [b], or [b, n], float64 in [0, 1)."""
     bits = fold(keys, name)
     if n is not None:
         bits = fold(bits[..., None], np.arange(n))
@@ -38,11 +38,10 @@ def uniform(keys, name: str, n: int | None = None):
 
 @np.errstate(over='ignore')
 def permutation(position, n: int, key):
-    """Where `position` goes in the permutation of range(n) that `key` names: [b] int64 in [0, n) -> [b] int64.
+    """The permutation of range(n) that `key` names, at `position` [b], int in [0, n) -> [b] int64.
 
     A Feistel network of six rounds on the next even power of two, walked until it lands in range
-    (fewer than
-    four steps on average): a bijection in constant memory.
+    (fewer than four steps on average): a bijection in constant memory.
     """
     half = np.uint64(max(1, ((n - 1).bit_length() + 1) // 2))
     mask = (np.uint64(1) << half) - np.uint64(1)
@@ -61,7 +60,7 @@ def permutation(position, n: int, key):
 
 
 def mix(z):
-    """The finalizer of SplitMix64 (Steele, Lea & Flood, 2014): a bijection of uint64 with full avalanche."""
+    """The finalizer of SplitMix64 (Steele, Lea & Flood, 2014): a bijection that mixes all bits."""
     z = (z ^ z >> np.uint64(30)) * np.uint64(0xBF58476D1CE4E5B9)
     z = (z ^ z >> np.uint64(27)) * np.uint64(0x94D049BB133111EB)
     return z ^ z >> np.uint64(31)

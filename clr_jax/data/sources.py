@@ -270,4 +270,4 @@ def _hash(value) -> str:
 
 
 def _printable(path) -> str:
-    return os.fsencode(path).records.decode(errors='backslashreplace')
+    return os.fsencode(path).decode(errors='backslashreplace')
