@@ -45,9 +45,8 @@ def finish(config: ConfigDict, variant: str = '', **smoke_changes) -> ConfigDict
     for part, package in (('encoder', 'clr_jax.encoders'), ('method', 'clr_jax.methods')):
         _complete(config[part], getattr(importlib.import_module(f'{package}.{config[part].name}'), config[part].name))
     _complete(config.data, getattr(importlib.import_module('clr_jax.data.sources'), config.data.name))
-    optimizers = importlib.import_module('clr_jax.optimizers')
-    _complete(config.optimizer, getattr(optimizers, config.optimizer.name))
-    _complete(config.optimizer.schedule, optimizers.schedule)
+    _complete(config.optimizer, getattr(importlib.import_module('clr_jax.optimizers'), config.optimizer.name))
+    _complete(config.optimizer.schedule, importlib.import_module('clr_jax.schedules').schedule)
     for view in config.views.values():
         _complete(view, View)
     if not config.evaluation.size:

@@ -27,6 +27,13 @@ def nearest(word: str, known) -> str:
     return f'{hint}Known: {", ".join(known)}'
 
 
+def known(words, allowed, where: str):
+    """Refuse any of `words` that is not allowed, naming the nearest that is."""
+    for word in words:
+        if word not in allowed:
+            raise Problem(f'{where}: no "{word}"; {nearest(word, allowed)}', CONFIG)
+
+
 def define_flags():
     """The flags every program has."""
     from absl import flags
@@ -122,7 +129,7 @@ def _parse(flags):
     """Parse sys.argv; what is wrong with it becomes a Problem."""
     program = sys.modules['__main__']
     if any(word in ('--help', '-help', '-h') for word in sys.argv[1:]):
-        print(f'{program.__doc__}\n{flags.FLAGS.module_help(program)}')
+        print(program.__doc__, flags.FLAGS.module_help(program), flags.FLAGS.module_help(__name__), sep='\n')
         sys.exit(0)
     try:
         rest = flags.FLAGS(sys.argv)

@@ -5,6 +5,7 @@ import math
 import sys
 import time
 from contextlib import contextmanager
+from typing import Any
 
 import jax
 from etils import epath
@@ -17,14 +18,15 @@ class Log:
         self.total, self.batch_size = total_steps, batch_size
         self.step, self.clock, self.waited = start, time.perf_counter(), 0.0
         self.speeds: list[float] = []
-        self.writer = self.file = None
+        self.writer: Any = None
+        self.file: Any = None
         if jax.process_index():
             return
         from clu import metric_writers
 
         path = epath.Path(workdir) / 'metrics.jsonl'
         lines = path.read_text().splitlines() if path.exists() else []
-        kept = [line for line in lines if _step(line) is not None and _step(line) <= start]
+        kept = [line for line in lines if _step(line) <= start]
         path.write_text(''.join(line + '\n' for line in kept))
         self.file = path.open('a')
         self.writer = metric_writers.SummaryWriter(str(workdir))
@@ -81,8 +83,8 @@ def duration(seconds: float) -> str:
     return f'{hours}:{rest // 60:02}:{rest % 60:02}'
 
 
-def _step(line: str) -> int | None:
+def _step(line: str) -> float:
     try:
         return json.loads(line)['step']
     except (ValueError, KeyError):  # the line a kill cut in two
-        return None
+        return math.inf

@@ -51,7 +51,9 @@ def adopt(params, stats, pretrained):
     """Fresh (params, statistics) with the encoder's replaced by another run's variables of the same shapes."""
     if pretrained is None:
         return params, stats
-    return params | {'encoder': pretrained['params']}, stats | {'encoder': pretrained['batch_stats']}
+    if 'encoder' in stats:
+        stats = stats | {'encoder': pretrained['batch_stats']}
+    return params | {'encoder': pretrained['params']}, stats
 
 
 def apply(network: nn.Module, params, stats, x, *, key=None, rows=None):
@@ -71,10 +73,11 @@ def apply_views(network: nn.Module, params, stats, views: Sequence[jax.Array], *
     -> (outputs per view, new batch statistics)
     """
     outputs = [None] * len(views)
-    for shape in dict.fromkeys(x.shape for x in views):
+    for number, shape in enumerate(dict.fromkeys(x.shape for x in views)):
         same = [i for i, x in enumerate(views) if x.shape == shape]
         x = jnp.stack([views[i] for i in same], 1)  # [b, v, ...]
-        out, stats = apply(network, params, stats, x.reshape(-1, *shape[1:]), key=key)  # [b * v, ...]
+        own = None if key is None else jax.random.fold_in(key, number)  # two passes have rows of one number
+        out, stats = apply(network, params, stats, x.reshape(-1, *shape[1:]), key=own)  # [b * v, ...]
         for n, i in enumerate(same):
             outputs[i] = jax.tree.map(lambda y: y.reshape(shape[0], len(same), *y.shape[1:])[:, n], out)
     return outputs, stats
@@ -174,10 +177,8 @@ class Conv(nn.Module):
         k, s = self.kernel, self.stride
         w = self.param('kernel', he_normal, (k, k, x.shape[-1], self.features))
         x, w = nn.dtypes.promote_dtype(x, w, dtype=self.dtype)
-        if self.padding == 'torch':
-            pads = ((k // 2, k // 2),) * 2
-        else:
-            pads = tuple(lax.padtype_to_pads(x.shape[1:3], (k, k), (s, s), 'SAME'))
+        same = lax.padtype_to_pads(x.shape[1:3], (k, k), (s, s), 'SAME')
+        pads = [(k // 2, k // 2)] * 2 if self.padding == 'torch' else same
         forms = {
             'direct': lambda x, w: lax.conv_general_dilated(
                 x, w, (s, s), pads, dimension_numbers=('NHWC', 'HWIO', 'NHWC')

@@ -126,8 +126,8 @@ def placed(shapes, mesh: Mesh):
 def rows(mesh: Mesh, batch_size: int) -> tuple[int, int]:
     """First and last + 1 of the rows of the global batch that this process feeds."""
     pieces = NamedSharding(mesh, P(DATA)).addressable_devices_indices_map((batch_size,)).values()
-    starts, stops = zip(*((s[0].start or 0, batch_size if s[0].stop is None else s[0].stop) for s in pieces))
-    return min(starts), max(stops)
+    ours = [range(batch_size)[piece[0]] for piece in pieces if piece]
+    return min(r.start for r in ours), max(r.stop for r in ours)
 
 
 def spread(batch, mesh: Mesh):

@@ -182,7 +182,7 @@ def fit(config: dict, workdir: str):
             jax.block_until_ready(previous)  # at most two steps in flight
         previous = metrics['loss']
         due = lambda every: number == run.total_steps or (every and number % every == 0)
-        saving, judging = due(config['checkpoint_every']), judge is not None and due(config['evaluation']['every'])
+        saving, judging = due(config['checkpoint_every']), due(config['evaluation']['every'])
         if not (saving or judging or due(config['log_every'])):
             continue
         metrics = {name: float(value) for name, value in jax.device_get(metrics).items()}
@@ -194,7 +194,7 @@ def fit(config: dict, workdir: str):
                 NO_PROGRESS,
             )
         with log.pause():
-            if judging:
+            if judging and judge:
                 metrics['knn_top1'] = judge(ts.params, ts.state)
             if saving:
                 checkpoints.save(number, ts, position, metrics.get('knn_top1'))
@@ -222,14 +222,14 @@ def restore(workdir, step: int = -1) -> tuple[Run, TrainState, int]:
     """The run in `workdir` as its config describes it, its state at `step` (-1: the latest), and that step."""
     config = configs.saved(workdir)
     checkpoints = Checkpoints(workdir, read_only=True)
-    step = None if step < 0 else step
-    data = checkpoints.data(step)
+    wanted = None if step < 0 else step
+    data = checkpoints.data(wanted)
     run = describe(config, data['examples'], data['classes'])
     mesh = parallel.make_mesh()
     like = jax.eval_shape(lambda: make_state(run.method, run.optimizer, mesh, blank_batch(run.views, 2), seed=0))
-    ts, _, step = checkpoints.restore(parallel.placed(like, mesh), step)
+    ts, _, found = checkpoints.restore(parallel.placed(like, mesh), wanted)
     checkpoints.close()
-    return run, ts, step
+    return run, ts, found
 
 
 def pretrained_encoder(run: Run, mesh, workdir: str, step: int):

@@ -11,9 +11,10 @@ def get_config(variant=''):
     config = default()
     config.batch_size, config.epochs = 128, 100.0
     config.data = {'name': 'digits'}
-    config.views.view = {'size': 16, 'area': (0.4, 1.0), 'flip': 0.0, 'jitter': 0.0, 'grayscale': 0.0, 'blur': 0.0}
+    config.views.view = {'size': 8, 'area': (0.4, 1.0), 'flip': 0.0, 'grayscale': 0.0, 'blur': 0.0}
+    config.views.view.update(jitter=0.8, brightness=0.4, contrast=0.4, saturation=0.0, hue=0.0)
     config.encoder.update(name='convnet', widths=(32, 64, 128))
-    config.method.update(name='simclr', projector=(128, 64), temperature=0.2)
+    config.method.update(name='simclr', projector=(128, 64), temperature=0.5)
     config.optimizer = {'name': 'adamw', 'learning_rate': 2e-3, 'scaling': 'none', 'weight_decay': 1e-4}
     config.optimizer.schedule = {'name': 'cosine', 'warmup_epochs': 5.0}
     config.evaluation.update(every=220)

@@ -27,8 +27,11 @@ dataset = {'name': 'digits'}  # or {'name': 'tfds', 'dataset': 'cifar10'}, {'nam
 import sys
 
 if 'google.colab' in sys.modules:  # Colab has its own JAX and TensorFlow: leave them as they are
-    get_ipython().system("pip install -q --no-deps 'clr_jax @ git+https://github.com/clr-jax/clr_jax'")
-    get_ipython().system('pip install -q clu ml-collections orbax-checkpoint importlib_resources tensorflow-datasets')
+    from IPython import get_ipython
+
+    shell = get_ipython().system
+    shell("pip install -q --no-deps 'clr_jax @ git+https://github.com/clr-jax/clr_jax'")
+    shell('pip install -q clu ml-collections orbax-checkpoint importlib_resources tensorflow-datasets')
 
 # %%
 import jax

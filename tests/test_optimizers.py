@@ -9,7 +9,7 @@ import numpy as np
 import optax
 import pytest
 
-from clr_jax import optimizers
+from clr_jax import optimizers, schedules
 from clr_jax.entry import CONFIG, Problem
 
 STEPS = 6
@@ -260,7 +260,7 @@ def cosine(step, total, warmup, start, final):
 @pytest.mark.parametrize(('start', 'final'), [(0.0, 0.0), (0.25, 0.1)])
 @pytest.mark.parametrize('per', ['step', 'epoch'])
 def test_warmup_cosine(per, start, final):
-    function = optimizers.schedule(
+    function = schedules.schedule(
         5, 40, warmup_epochs=2.0, warmup_from=start, final=final, per=per
     )
     at = [step if per == 'step' else step - step % 5 for step in range(50)]
@@ -271,26 +271,26 @@ def test_warmup_cosine(per, start, final):
 
 
 def test_warmup_of_part_of_an_epoch_is_rounded_to_steps():
-    function = optimizers.schedule(5, 40, name='constant', warmup_epochs=0.55)
+    function = schedules.schedule(5, 40, name='constant', warmup_epochs=0.55)
     np.testing.assert_allclose(values(function, 5), [0, 1 / 3, 2 / 3, 1, 1], rtol=1e-12)
 
 
 def test_other_shapes():
-    linear = optimizers.schedule(2, 8, name='linear', final=0.2)
+    linear = schedules.schedule(2, 8, name='linear', final=0.2)
     np.testing.assert_allclose(values(linear, 10)[::2], [1, 0.8, 0.6, 0.4, 0.2], rtol=1e-12)
-    drops = optimizers.schedule(2, 8, name='step', milestones=(1, 3), factor=0.1)
+    drops = schedules.schedule(2, 8, name='step', milestones=(1, 3), factor=0.1)
     expected = [1, 1, 0.1, 0.1, 0.1, 0.1, 0.01, 0.01]
     np.testing.assert_allclose(values(drops, 8), expected, rtol=1e-12)
-    never = optimizers.schedule(2, 8, name='step')
-    assert values(never, 8) == values(optimizers.schedule(2, 8, name='constant'), 8) == [1.0] * 8
+    never = schedules.schedule(2, 8, name='step')
+    assert values(never, 8) == values(schedules.schedule(2, 8, name='constant'), 8) == [1.0] * 8
 
 
 def test_schedule_is_float32_in_an_ordinary_program():
     with jax.enable_x64(False):
         for name in ('cosine', 'linear', 'constant', 'step'):
-            function = optimizers.schedule(2, 8, name=name, warmup_epochs=1.0, milestones=(2,))
+            function = schedules.schedule(2, 8, name=name, warmup_epochs=1.0, milestones=(2,))
             assert jax.eval_shape(function, jnp.int32(3)).dtype == jnp.float32
-        late = optimizers.schedule(5004, 5004 * 1000, warmup_epochs=10.0)(jnp.int32(5004 * 505))
+        late = schedules.schedule(5004, 5004 * 1000, warmup_epochs=10.0)(jnp.int32(5004 * 505))
         assert float(late) == pytest.approx(0.5, rel=1e-6)
 
 
@@ -298,7 +298,7 @@ def test_schedule_is_float32_in_an_ordinary_program():
     ('scaling', 'expected'), [('linear', 0.3 * 4096 / 256), ('sqrt', 0.3 * 64), ('none', 0.3)]
 )
 def test_scaling(scaling, expected):
-    assert optimizers.scaled(0.3, 4096, scaling) == pytest.approx(expected, rel=1e-15)
+    assert schedules.scaled(0.3, 4096, scaling) == pytest.approx(expected, rel=1e-15)
     section = {'learning_rate': 0.3, 'scaling': scaling, 'schedule': {'warmup_epochs': 1.0}}
     rate = optimizers.learning_rate(section, batch_size=4096, steps_per_epoch=4, total_steps=12)
     assert values(rate, 5) == pytest.approx([expected * s / 4 for s in range(5)], rel=1e-15)
@@ -584,7 +584,7 @@ def test_groups_that_disagree():
 
 def test_keywords_are_keyword_only_with_defaults():
     """What a config lists is what the signature says."""
-    for make in (optimizers.lars, optimizers.sgd, optimizers.adamw, optimizers.schedule):
+    for make in (optimizers.lars, optimizers.sgd, optimizers.adamw, schedules.schedule):
         for parameter in inspect.signature(make).parameters.values():
             if parameter.kind is not parameter.KEYWORD_ONLY:
                 assert parameter.name in ('learning_rate', 'steps_per_epoch', 'total_steps')

@@ -208,8 +208,10 @@ def _builder(dataset: str, data_dir: str | None):
     try:
         return read_only_builder.builder_from_files(dataset, data_dir=data_dir)
     except ValueError:
-        base = dataset.split('/')[0].split(':')[0]
         known = tensorflow_datasets.list_builders(with_community_datasets=False)  # those are online
+        if data_dir and os.path.isdir(data_dir):
+            known += os.listdir(data_dir)
+    base = dataset.split('/')[0].split(':')[0]
     close = difflib.get_close_matches(base, known, n=1)
     if base not in known and close:
         raise Problem(f'config.data.dataset={dataset!r}: did you mean "{close[0]}"?', INPUT)

@@ -1,6 +1,8 @@
 """The protocols by name, and the evaluation of a run by one of them."""
 
 import json
+from collections.abc import Callable
+from typing import Any
 
 import jax
 import numpy as np
@@ -17,7 +19,7 @@ from clr_jax.evaluate.linear import Linear, linear
 from clr_jax.log import say
 from clr_jax.train import blank_batch, make_state, restore
 
-PROTOCOLS = {
+PROTOCOLS: dict[str, tuple[Callable, Any]] = {
     'knn': (knn, Knn()),
     'knn200': (knn, Knn(k=200, temperature=0.07)),  # Wu et al., 2018
     'linear': (linear, Linear()),

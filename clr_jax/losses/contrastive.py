@@ -49,6 +49,7 @@ def info_nce(query, key, temperature=0.1, *, negatives=None):
     The candidates of a query are the keys of the global batch, or its own key and the rows of `negatives` [K, d].
     Rows are used as they are: pass unit vectors for cosine similarities.
     """
+    query, key = _wide(query), _wide(key)
     if negatives is None:
         logits, target = query @ parallel.gather(key).T, parallel.positions(len(query))  # [b, B]
     else:
@@ -72,10 +73,15 @@ def _against_all(z, normalized):
     b, views, d = z.shape
     if views != 2:
         raise ValueError(f'this loss is defined on two views of each example, [b, 2, d]; got {z.shape}')
-    z = normalize(z) if normalized else z
+    z = normalize(z) if normalized else _wide(z)
     keys = parallel.gather(z).reshape(-1, d)  # [2B, d], example-major: the sibling of row r is r ^ 1
     numbers = parallel.positions(2 * b)  # [2b]
     return z.reshape(-1, d), keys, numbers ^ 1, numbers[:, None] == jnp.arange(len(keys))
+
+
+def _wide(x):
+    """In float32 at least: similarities enter an exponential."""
+    return x.astype(jnp.promote_types(x.dtype, jnp.float32))
 
 
 def _constant(name):

@@ -43,7 +43,7 @@ def simclr(
         params, stats = networks.adopt(params, stats, pretrained)
         return params, State(stats)
 
-    def loss(params, state, batch, *, key, time):
+    def objective(params, state, batch, *, key, time):
         views, stats = networks.apply_views(network, params, state.stats, batch['views'], key=key)
         h, z = (jnp.stack([getattr(view, part) for view in views], 1) for part in 'hz')  # [b, 2, d], [b, 2, e]
         value = contrast(z)
@@ -59,4 +59,4 @@ def simclr(
         out = networks.evaluate(network, params, state.stats, batch['views'][0])
         return {'h': out.h, 'z': out.z}
 
-    return Method(init, loss, features)
+    return Method(init, objective, features)

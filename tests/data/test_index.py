@@ -88,7 +88,11 @@ def test_a_permutation_mixes_as_well_as_a_true_one():
 def test_draws_are_uniform_and_independent():
     n = 100_000
     keys = index.key(1, 0, np.arange(n))
-    draws = [index.uniform(keys, 'flip'), index.uniform(keys, 'crop'), *index.uniform(keys, 'flip', 2).T]
+    draws = [
+        index.uniform(keys, 'flip'),
+        index.uniform(keys, 'crop'),
+        *index.uniform(keys, 'flip', 2).T,
+    ]
     draws += [index.uniform(index.fold(keys, view), 'flip') for view in (0, 1)]
     draws += [index.uniform(index.key(1, 1, np.arange(n)), 'flip')]
     for u in draws:

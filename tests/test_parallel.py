@@ -1,0 +1,293 @@
+"""The mesh, the rows on it and the collectives: right where they are right, and refused where they would be wrong."""
+
+import functools
+from dataclasses import dataclass
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from jax.sharding import AxisType, NamedSharding
+from jax.sharding import PartitionSpec as P
+
+from clr_jax import parallel
+from clr_jax.entry import CONFIG, Problem
+from clr_jax.parallel import DATA, DEVICE, GROUP
+
+B = 16
+
+
+def mesh_of(devices, groups=1):
+    return parallel.make_mesh(jax.devices()[:devices], groups=groups)
+
+
+def everywhere(f, *args, devices=8, groups=2, out=P()):
+    """f on every shard of the mesh, its arguments' rows spread over it."""
+    mesh = mesh_of(devices, groups)
+    return jax.jit(parallel.shard(f, mesh, tuple(P(DATA) for _ in args), out))(*args)
+
+
+def trace(f, *args, groups=2, out=P()):
+    """As `everywhere`, but traced only."""
+    on_shards = parallel.shard(f, mesh_of(8, groups), tuple(P(DATA) for _ in args), out)
+    return jax.eval_shape(on_shards, *args)
+
+
+# The mesh
+
+
+@dataclass(frozen=True)
+class Device:
+    """As much of a device as a mesh needs to know."""
+
+    id: int
+    process_index: int
+    slice_index: int = 0
+
+
+@pytest.mark.parametrize(
+    ('groups', 'shape'), [(1, (1, 8)), (2, (2, 4)), (4, (4, 2)), (8, (8, 1)), (16, (8, 1)), (3, (1, 8)), (6, (2, 4))]
+)
+def test_a_mesh_has_as_many_groups_as_the_devices_can_share(groups, shape):
+    mesh = parallel.make_mesh(groups=groups)
+    assert mesh.axis_names == (GROUP, DEVICE) == DATA
+    assert mesh.devices.shape == shape
+    assert mesh.axis_types == (AxisType.Auto, AxisType.Auto)
+
+
+def test_a_mesh_is_in_the_order_of_processes_however_the_devices_come():
+    """Process 0 holds 3 and 7, process 1 holds 1 and 5: neighbours of one process stay neighbours."""
+    devices = [Device(7, 0), Device(5, 1), Device(3, 0), Device(1, 1)]
+    assert [d.id for d in parallel.make_mesh(devices, groups=2).devices.flat] == [3, 7, 1, 5]
+    assert list(parallel.make_mesh(jax.devices()[::-1]).devices.flat) == jax.devices()
+
+
+def test_each_slice_is_a_group():
+    devices = [Device(i, process_index=i // 2, slice_index=i % 2) for i in range(8)]
+    mesh = parallel.make_mesh(devices, groups=4)
+    assert [[d.id for d in group] for group in mesh.devices] == [[0, 2, 4, 6], [1, 3, 5, 7]]
+
+
+# Where we are
+
+
+def test_outside_a_mesh_everything_is_the_identity():
+    assert not parallel.inside()
+    assert parallel.size() == 1
+    x = jnp.arange(3.0)
+    for f in (parallel.vary, parallel.mean, parallel.total, parallel.gather, parallel.gather_state):
+        assert f(x) is x or np.array_equal(f(x), x)
+    np.testing.assert_array_equal(parallel.positions(4), [0, 1, 2, 3])
+
+
+@pytest.mark.parametrize('transform', [jax.jit, jax.vmap, jax.checkpoint, jax.grad])
+def test_inside_is_known_under_transformations(transform):
+    seen = []
+
+    def f(x):
+        seen.append(parallel.inside())
+        return jnp.sum(x)
+
+    trace(lambda x: parallel.mean(jnp.sum(transform(f)(x))), jnp.ones(B))
+    assert seen
+    assert all(seen)
+    seen.clear()
+    transform(f)(jnp.ones(B))
+    assert not any(seen)
+
+
+def test_a_shard_knows_the_size_and_its_rows():
+    def f(x):
+        assert parallel.size() == 8
+        return parallel.positions(len(x))
+
+    for groups in (1, 2, 8):
+        rows = everywhere(f, jnp.zeros(B), groups=groups, out=P(DATA))
+        np.testing.assert_array_equal(rows, np.arange(B))
+
+
+# Collectives
+
+X = np.random.default_rng(0).normal(size=(B, 3))
+
+
+@pytest.mark.parametrize('devices', [1, 2, 8])
+def test_collectives_are_those_of_the_whole(float64, devices):
+    def f(x):
+        whole = parallel.gather(x)
+        mine = parallel.positions(len(x))
+        return {
+            'mean': parallel.mean(x.mean(0)),
+            'total': parallel.total(x.sum(0)),
+            'gather': parallel.mean((whole * jnp.arange(1, 1 + B)[:, None]).sum(0)),
+            'gather_state': parallel.gather_state(x),
+            'in place': parallel.total((whole[mine] == x).sum()),
+        }
+
+    out = everywhere(f, X, devices=devices)
+    np.testing.assert_allclose(out['mean'], X.mean(0), rtol=1e-13)
+    np.testing.assert_allclose(out['total'], X.sum(0), rtol=1e-13)
+    np.testing.assert_allclose(out['gather'], np.arange(1, 1 + B) @ X, rtol=1e-13)
+    np.testing.assert_array_equal(out['gather_state'], X)
+    assert out['in place'] == X.size
+
+
+def test_a_mean_over_the_devices_of_a_group_stays_in_the_group(float64):
+    means = everywhere(lambda x: parallel.mean(x.mean(0), (DEVICE,))[None], X, groups=4, out=P(GROUP))
+    np.testing.assert_allclose(means, X.reshape(4, 4, 3).mean(1), rtol=1e-13)
+
+
+def test_a_mean_of_what_is_the_same_everywhere_is_itself():
+    assert everywhere(lambda: parallel.mean(jnp.float32(3))) == 3
+
+
+@pytest.mark.parametrize('devices', [1, 2, 8])
+def test_the_gradient_of_gather_is_exact(float64, devices):
+    """Each row of f(gather(x)) depends on every row of x: shares of the gradient come back to their owners."""
+    weights = np.random.default_rng(1).normal(size=(B, B))
+
+    def objective(x):
+        mine = parallel.positions(B // parallel.size())
+        mixed = jnp.sin(jnp.asarray(weights)[mine] @ parallel.gather(x[mine]))
+        return parallel.mean(mixed.mean())
+
+    on_shards = parallel.shard(
+        lambda x: parallel.reduce(jax.grad(objective)(parallel.vary(x))), mesh_of(devices, 2), P(), P()
+    )
+    expected = weights.T @ np.cos(weights @ X) / (B * 3)  # d/dx mean sin(w x)
+    np.testing.assert_allclose(jax.jit(on_shards)(X), expected, rtol=1e-12, atol=1e-15)
+    np.testing.assert_allclose(jax.grad(objective)(X), expected, rtol=1e-12, atol=1e-15)
+
+
+def test_no_gradient_passes_gather_state():
+    def gradient(x):
+        return jax.grad(lambda x: parallel.mean((parallel.gather_state(x) ** 2).sum() + x.sum()))(x)
+
+    np.testing.assert_array_equal(everywhere(gradient, X, out=P(DATA)) * 8, np.ones_like(X))
+
+
+def test_vary_is_of_trees_and_may_be_repeated():
+    def f(x):
+        tree = parallel.vary(parallel.vary({'a': jnp.float32(2), 'b': (x, jnp.int32(3))}))
+        assert all(set(DATA) == jax.typeof(leaf).manual_axis_type.varying for leaf in jax.tree.leaves(tree))
+        return jax.tree.map(parallel.total, tree)
+
+    out = everywhere(f, np.ones((8, 1), np.float32))
+    assert (out['a'], out['b'][0], out['b'][1]) == (16, 8, 24)
+
+
+# What would be wrong is refused, before anything runs
+
+
+@pytest.mark.parametrize('name', ['total', 'gather', 'gather_state'])
+def test_a_value_that_is_the_same_on_all_shards_is_refused(name):
+    """A sum would multiply it by the number of devices, a gather repeat it."""
+    f = getattr(parallel, name)
+    with pytest.raises(ValueError, match=rf'parallel\.{name} of a value that is the same .* parallel\.vary'):
+        trace(lambda x: f(jnp.ones(2)), X)
+    with pytest.raises(ValueError, match=rf'parallel\.{name} .* parallel\.vary'):  # varying in a group only
+        trace(lambda x: f(parallel.vary(jnp.ones(2), (DEVICE,))), X)
+    out = trace(lambda x: parallel.mean(f(parallel.vary(jnp.ones(2)))), X)
+    assert out.shape == ((2,) if name == 'total' else (16,))
+
+
+def test_a_forgotten_reduction_is_refused():
+    """The values that leave the step are declared the same on all shards; JAX checks it."""
+    refused = functools.partial(pytest.raises, ValueError, match='out_specs|varying|replicat')
+    with refused():
+        trace(lambda x: x.mean(0), X)
+    with refused():
+        trace(lambda x: parallel.mean(x.mean(0), (DEVICE,)), X)
+    with refused():
+        trace(lambda x: parallel.gather(x), X)  # the same in fact, but not by type: for state there is gather_state
+    objective = lambda w, x: parallel.mean((x @ w).mean())
+    weights = np.ones(3)
+    with refused():
+        trace(lambda x: jax.grad(objective)(parallel.vary(weights), x), X)
+    assert trace(lambda x: parallel.reduce(jax.grad(objective)(parallel.vary(weights), x)), X).shape == (3,)
+    assert trace(lambda x: parallel.mean(x.mean(0)), X).shape == (3,)
+    assert trace(lambda x: parallel.gather_state(x), X).shape == (B, 3)
+
+
+# Groups of rows
+
+
+@pytest.mark.parametrize(
+    ('mesh_groups', 'groups', 'parts', 'axes'),
+    [
+        (1, 1, 1, DATA),  # all rows: over both axes
+        (2, 1, 1, DATA),
+        (2, 2, 1, (DEVICE,)),  # a row of the mesh for each
+        (8, 8, 1, (DEVICE,)),
+        (8, 16, 2, (DEVICE,)),  # two on each device
+    ],
+)
+def test_split_says_how_many_groups_are_here_and_what_completes_them(mesh_groups, groups, parts, axes):
+    def f(x):
+        assert parallel.split(groups) == (parts, axes)
+        return parallel.mean(x.mean())
+
+    trace(f, X, groups=mesh_groups)
+
+
+def test_outside_a_mesh_all_groups_are_here():
+    assert [parallel.split(groups)[0] for groups in (1, 2, 3, 8)] == [1, 2, 3, 8]
+
+
+@pytest.mark.parametrize(
+    ('mesh_groups', 'groups'),
+    [
+        (2, 3),  # a group would lie in two rows of the mesh
+        (4, 2),
+        (2, 4),  # two groups would share one row of several devices
+        (1, 2),
+    ],
+)
+def test_groups_that_the_mesh_cannot_hold_are_refused(mesh_groups, groups):
+    shape = f'{mesh_groups} x {8 // mesh_groups}'
+    with pytest.raises(Problem, match=f'bn_groups={groups} does not fit {shape} devices') as refusal:
+        trace(lambda x: parallel.mean(x.mean() * parallel.split(groups)[0]), X, groups=mesh_groups)
+    assert refusal.value.code == CONFIG
+
+
+def test_a_batch_must_divide_over_devices_and_groups():
+    mesh = mesh_of(8)
+    parallel.check_batch(24, mesh)
+    parallel.check_batch(48, mesh, bn_groups=3)
+    for batch_size, groups, multiple in ((20, 1, 8), (0, 1, 8), (-8, 1, 8), (40, 3, 24), (24, 16, 16)):
+        with pytest.raises(Problem) as refusal:
+            parallel.check_batch(batch_size, mesh, groups)
+        assert refusal.value.code == CONFIG
+        assert str(refusal.value) == (
+            f'batch_size={batch_size} does not divide over 8 devices and bn_groups={groups}: '
+            f'set --config.batch_size to a multiple of {multiple}'
+        )
+
+
+# Rows
+
+
+@pytest.mark.parametrize('groups', [1, 2])
+def test_the_rows_of_a_process_go_to_their_places_and_come_back(groups):
+    """The only process holds all rows; device n of the mesh gets the n-th piece of them."""
+    mesh = mesh_of(8, groups)
+    assert parallel.rows(mesh, B) == (0, B)
+    batch = {'views': (X, X.astype(np.float32)[:, None]), 'index': np.arange(B, dtype=np.int32)}
+    spread = parallel.spread(batch, mesh)
+    for there, here in zip(jax.tree.leaves(spread), jax.tree.leaves(batch), strict=True):
+        assert there.sharding == NamedSharding(mesh, P(DATA))
+        np.testing.assert_array_equal(there, jnp.asarray(here))
+    assert spread['index'].dtype == np.int32
+    pieces = {piece.device: piece.data for piece in spread['index'].addressable_shards}
+    for n, device in enumerate(mesh.devices.flat):
+        np.testing.assert_array_equal(pieces[device], [2 * n, 2 * n + 1])
+
+
+def test_placed_shapes_are_replicated():
+    mesh = mesh_of(8)
+    (placed,) = parallel.placed([jnp.zeros((2, 3), jnp.bfloat16)], mesh)
+    assert (placed.shape, placed.dtype) == ((2, 3), jnp.bfloat16)
+    assert placed.sharding == parallel.replicated(mesh)
+    whole = jax.device_put(np.arange(6), parallel.replicated(mesh))
+    assert all(piece.data.shape == (6,) for piece in whole.addressable_shards)
+    assert len(whole.addressable_shards) == 8
