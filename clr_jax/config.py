@@ -1,8 +1,10 @@
 """The config of a run: every knob of the trainer on one page, completed from the signatures of what it names."""
 
-import importlib
+import importlib.util
 import inspect
 import json
+import runpy
+import traceback
 
 from etils import epath
 from ml_collections import ConfigDict
@@ -23,11 +25,19 @@ def default() -> ConfigDict:
     config.views = ConfigDict({'view': {}})  # groups of views, each the fields of data.augment.View
     config.encoder = ConfigDict({'name': 'resnet', 'bn_groups': config.get_ref('bn_groups')})
     config.method = ConfigDict({'name': 'simclr', 'bn_groups': config.get_ref('bn_groups')})
-    config.optimizer = ConfigDict({'name': 'lars', 'learning_rate': 0.3, 'scaling': 'linear', 'schedule': {}})
-    config.groups = ConfigDict()  # named groups of parameters with settings of their own: optimizers.py
+    config.optimizer = ConfigDict(
+        {'name': 'lars', 'learning_rate': 0.3, 'scaling': 'linear', 'schedule': {}}
+    )
+    config.groups = (
+        ConfigDict()
+    )  # named groups of parameters with settings of their own: optimizers.py
     config.probe = ConfigDict({'learning_rate': 1e-3})  # the online linear probe; 0 leaves it out
-    config.pretrained = ConfigDict({'workdir': '', 'step': -1})  # start from the encoder of another run; -1: its latest
-    config.evaluation = ConfigDict({'size': 0, 'crop': 1.0, 'every': 0, 'train_examples': 10000, 'test_examples': 10000})
+    config.pretrained = ConfigDict(
+        {'workdir': '', 'step': -1}
+    )  # start from the encoder of another run; -1: its latest
+    config.evaluation = ConfigDict(
+        {'size': 0, 'crop': 1.0, 'every': 0, 'train_examples': 10000, 'test_examples': 10000}
+    )
     config.log_every = 50  # steps
     config.checkpoint_every = 1000
     config.keep = 3  # checkpoints
@@ -41,12 +51,13 @@ def finish(config: ConfigDict, variant: str = '', **smoke_changes) -> ConfigDict
     config = smoke(config) if variant == 'smoke' else config
     config.update(smoke_changes if variant == 'smoke' else {})
     from clr_jax.data.augment import View
+    from clr_jax.schedules import schedule
 
-    for part, package in (('encoder', 'clr_jax.encoders'), ('method', 'clr_jax.methods')):
-        _complete(config[part], getattr(importlib.import_module(f'{package}.{config[part].name}'), config[part].name))
-    _complete(config.data, getattr(importlib.import_module('clr_jax.data.sources'), config.data.name))
-    _complete(config.optimizer, getattr(importlib.import_module('clr_jax.optimizers'), config.optimizer.name))
-    _complete(config.optimizer.schedule, importlib.import_module('clr_jax.schedules').schedule)
+    for part in ('encoder', 'method'):
+        _complete(config[part], _named(f'clr_jax.{part}s.{config[part].name}', config[part].name))
+    _complete(config.data, _named('clr_jax.data.sources', config.data.name))
+    _complete(config.optimizer, _named('clr_jax.optimizers', config.optimizer.name))
+    _complete(config.optimizer.schedule, schedule)
     for view in config.views.values():
         _complete(view, View)
     if not config.evaluation.size:
@@ -59,14 +70,26 @@ def smoke(config: ConfigDict) -> ConfigDict:
     config.data = ConfigDict({'name': 'digits'})
     shrink = 4.0 / config.epochs
     config.batch_size, config.epochs, config.steps = 64, 4.0, 0
-    config.optimizer.schedule.warmup_epochs = shrink * config.optimizer.schedule.get('warmup_epochs', 0.0)
+    config.optimizer.schedule.warmup_epochs = shrink * config.optimizer.schedule.get(
+        'warmup_epochs', 0.0
+    )
     config.log_every, config.checkpoint_every, config.evaluation.every = 10, 44, 44
     config.evaluation.update(size=0, crop=1.0)
-    small = {'resnet': {'depth': 18, 'width': 0.125, 'small_stem': True}, 'convnet': {'widths': (16, 32, 64)}}
+    small = {
+        'resnet': {'depth': 18, 'width': 0.125, 'small_stem': True},
+        'convnet': {'widths': (16, 32, 64)},
+    }
     config.encoder.update(small.get(config.encoder.name, {}))
     for view in config.views.values():
         view.size = 16
     return config
+
+
+def _named(module: str, name: str):
+    """The function `name` of `module`. What does not exist takes no keywords here, and is refused where it is used."""
+    if importlib.util.find_spec(module) is None:
+        return lambda: None
+    return getattr(importlib.import_module(module), name, lambda: None)
 
 
 def _complete(section: ConfigDict, function):
@@ -74,6 +97,43 @@ def _complete(section: ConfigDict, function):
     for name, parameter in inspect.signature(function).parameters.items():
         if parameter.default is not parameter.empty and name not in section:
             section[name] = placeholder(str) if parameter.default is None else parameter.default
+
+
+def load(argument: str) -> ConfigDict:
+    """The config of 'configs/simclr_digits.py:smoke': what that file's get_config('smoke') returns."""
+    path, _, variant = argument.partition(':')
+    if not epath.Path(path).is_file():
+        raise Problem(f'--config={path}: there is no such file')
+    try:
+        names = runpy.run_path(path)
+        if 'get_config' not in names:
+            raise Problem(f'{path} is not a config: it defines no get_config(variant)')
+        return names['get_config'](variant)
+    except Problem:
+        raise
+    except Exception as error:  # whatever a line of the file can do wrong
+        lines = [
+            frame.lineno
+            for frame in traceback.extract_tb(error.__traceback__)
+            if frame.filename == path
+        ]
+        line = error.lineno if isinstance(error, SyntaxError) else lines[-1] if lines else 1
+        raise Problem(f'{path}, line {line}: {type(error).__name__}: {error}') from error
+
+
+def check_override(config: ConfigDict, key: str, value: str):
+    """Refuse --config.<key>=<value> of a key that the config does not have, or that is a section of keys."""
+    place, section = 'config', config
+    for word in key.split('.'):
+        if not isinstance(section, ConfigDict):
+            raise Problem(f'--config.{key}: {place} is a value and has no keys')
+        if word not in section:
+            raise Problem(f'--config.{key}: {place} has no "{word}"; {nearest(word, section)}')
+        place, section = f'{place}.{word}', section[word]
+    if isinstance(section, ConfigDict) and not value.startswith('{'):
+        raise Problem(
+            f'--config.{key}={value}: {place} is a section; set its keys: {", ".join(section)}'
+        )
 
 
 def save(config: dict, workdir):
@@ -96,7 +156,8 @@ def saved(workdir) -> dict:
 
 
 def differences(then: dict, now: dict, prefix: str = '') -> list[str]:
-    """['optimizer.learning_rate: 0.3 -> 0.1', ...] between two resolved configs."""
+    """['optimizer.learning_rate: 0.3 -> 0.1', ...] between two resolved configs, one of which may come from JSON."""
+    then, now = (json.loads(json.dumps(config)) for config in (then, now))  # tuples become lists
     found = []
     for key in sorted(then.keys() | now.keys()):
         a, b = then.get(key), now.get(key)

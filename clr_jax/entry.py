@@ -38,11 +38,36 @@ def define_flags():
     """The flags every program has."""
     from absl import flags
 
-    flags.DEFINE_boolean('debug', False, 'Show the traceback of an error that has a one-line explanation.')
-    flags.DEFINE_boolean('multihost', False, 'One process of a TPU pod, which finds the others by itself.')
+    flags.DEFINE_boolean(
+        'debug', False, 'Show the traceback of an error that has a one-line explanation.'
+    )
+    flags.DEFINE_boolean(
+        'multihost', False, 'One process of a TPU pod, which finds the others by itself.'
+    )
     flags.DEFINE_string('coordinator', None, 'host:port of process 0, to join processes by hand.')
     flags.DEFINE_integer('processes', 1, 'How many, with --coordinator.')
     flags.DEFINE_integer('process', 0, 'Which one this is, from 0, with --coordinator.')
+
+
+def define_config():
+    """--config=<file>, and --config.<key>=<value> for every key of that config."""
+    import re
+
+    from absl import flags
+    from ml_collections import config_flags
+
+    from clr_jax import config as configs
+
+    def parse(argument):
+        config = configs.load(argument)
+        for word in sys.argv[1:]:
+            if override := re.fullmatch(r'--?(?:no)?config\.([^=]+)=?(.*)', word, re.DOTALL):
+                configs.check_override(config, *override.groups())
+        return config.lock()
+
+    help = 'A file of configs/; ":smoke" after it: laptop size. Its keys: --config.<key>=<value>.'
+    config_flags.DEFINE_config_file('config', None, help)
+    flags.FLAGS['config'].parser.parse = parse  # it finds mistakes first, to say what is allowed
 
 
 def start_devices():
@@ -71,7 +96,12 @@ def keep_memory():
             mallopt = ctypes.CDLL(None).mallopt
         except AttributeError:  # another C library
             return
-        for option, value in ((M_MMAP_MAX, 0), (M_TRIM_THRESHOLD, 2**31 - 1), (M_TOP_PAD, 2**26), (M_ARENA_MAX, 1)):
+        for option, value in (
+            (M_MMAP_MAX, 0),
+            (M_TRIM_THRESHOLD, 2**31 - 1),
+            (M_TOP_PAD, 2**26),
+            (M_ARENA_MAX, 1),
+        ):
             mallopt(option, value)
 
 
@@ -129,16 +159,23 @@ def _parse(flags):
     """Parse sys.argv; what is wrong with it becomes a Problem."""
     program = sys.modules['__main__']
     if any(word in ('--help', '-help', '-h') for word in sys.argv[1:]):
-        print(program.__doc__, flags.FLAGS.module_help(program), flags.FLAGS.module_help(__name__), sep='\n')
+        print(
+            program.__doc__,
+            flags.FLAGS.module_help(program),
+            flags.FLAGS.module_help(__name__),
+            sep='\n',
+        )
         sys.exit(0)
     try:
         rest = flags.FLAGS(sys.argv)
-    except Problem:
-        raise
-    except flags.UnrecognizedFlagError as error:
-        raise Problem(f'{error}', USAGE) from error
-    except (flags.Error, AttributeError, KeyError, TypeError, ValueError, OSError, SyntaxError) as error:
-        raise Problem(f'{type(error).__name__}: {error}', CONFIG) from error
+    except (
+        flags.Error,
+        AttributeError,
+        KeyError,
+        TypeError,
+        ValueError,
+    ) as error:  # the latter: values of a config
+        raise Problem(f'{error}', CONFIG if '--config.' in str(error) else USAGE) from error
     if len(rest) > 1:
         raise Problem(f'unexpected argument {rest[1]!r}: flags are --name=value', USAGE)
 

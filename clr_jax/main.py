@@ -6,8 +6,10 @@ from ml_collections import config_flags
 from clr_jax import entry
 
 FLAGS = flags.FLAGS
-config_flags.DEFINE_config_file('config', None, 'A file of configs/, with ":smoke" for laptop size.', lock_config=True)
-flags.DEFINE_string('workdir', None, 'Where the run lives; the same command resumes it. Default: runs/<config>.')
+entry.define_config()
+flags.DEFINE_string(
+    'workdir', None, 'Where the run lives; the same command resumes it. Default: runs/<config>.'
+)
 entry.define_flags()
 
 
@@ -15,7 +17,9 @@ def main():
     """Flags, devices, fit."""
     config, workdir = FLAGS.config, FLAGS.workdir
     if config is None:
-        raise entry.Problem('--config is missing, e.g. --config=configs/simclr_digits.py', entry.USAGE)
+        raise entry.Problem(
+            '--config is missing, e.g. --config=configs/simclr_digits.py', entry.USAGE
+        )
     entry.start_devices()
     from clr_jax.train import fit
 

@@ -13,6 +13,7 @@ import jax.numpy as jnp
 from jax import lax
 
 from clr_jax import parallel
+from clr_jax.entry import Problem
 
 # He initialisation as in the ResNets of the papers (fan-out, normal).
 he_normal = nn.initializers.variance_scaling(2.0, 'fan_out', 'normal')
@@ -185,6 +186,8 @@ class Conv(nn.Module):
             ),
             'patches': lambda x, w: through_patches(x, w, s, pads),
         }
+        if self.form not in ('auto', *forms):
+            raise Problem(f'encoder.conv={self.form}: auto, direct or patches')
         if self.form == 'auto':  # decided when the program is lowered, so that a CPU machine still compiles for TPUs
             return lax.platform_dependent(x, w, cpu=forms['patches'], default=forms['direct'])
         return forms[self.form](x, w)

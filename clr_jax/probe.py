@@ -31,7 +31,7 @@ def probed(method: Method, classes: int) -> Method:
         errors = optax.softmax_cross_entropy_with_integer_labels(logits, jnp.maximum(label, 0))
         probe_loss = jnp.where(known, errors, 0).sum() / count
         top1 = jnp.where(known, logits.argmax(-1) == label, False).sum() / count
-        value = value + probe_loss - jax.lax.stop_gradient(probe_loss)  # its gradient, not its value
+        value = value + (probe_loss - jax.lax.stop_gradient(probe_loss))  # its gradient; its value is exactly 0
         return value, aux._replace(metrics=aux.metrics | {'probe_loss': probe_loss, 'probe_top1': top1})
 
     def features(params, state, batch):

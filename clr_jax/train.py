@@ -15,13 +15,13 @@ from clr_jax import config as configs
 from clr_jax import optimizers, parallel
 from clr_jax.checkpoint import Checkpoints, check_structure, shapes
 from clr_jax.data import index, pipeline, sources
-from clr_jax.data.augment import View
-from clr_jax.entry import NO_PROGRESS, Problem
+from clr_jax.data.augment import View, check
+from clr_jax.entry import NO_PROGRESS, Problem, known
 from clr_jax.evaluate.features import extract, forward
 from clr_jax.evaluate.knn import Knn, knn
 from clr_jax.health import health
 from clr_jax.log import Log, say
-from clr_jax.method import Method, check_keywords, load, make_time
+from clr_jax.method import Method, load, make_time
 from clr_jax.probe import probed
 
 
@@ -110,14 +110,13 @@ def describe(config: dict, examples: int, classes: int) -> Run:
     method = load('clr_jax.methods', config['method'], load('clr_jax.encoders', config['encoder']))
     views = []
     for name, section in config['views'].items():
-        unknown = sorted(section.keys() - set(View._fields))
-        if unknown:
-            check_keywords(View, section, f'config.views.{name}')
-        views.append(View(**section))
+        known(section, View._fields, f'config.views.{name}')
+        views.append(check(View(**section)))
     steps_per_epoch = examples // batch_size
-    total = config['steps'] or round(config['epochs'] * steps_per_epoch)
-    if total < 1 or not math.isfinite(config['epochs']):
+    total = config['steps'] or config['epochs'] * steps_per_epoch
+    if not 1 <= total < math.inf:
         raise Problem(f'a run of {total} steps: set config.epochs or config.steps above zero')
+    total = round(total)
     pace = {'batch_size': batch_size, 'steps_per_epoch': steps_per_epoch, 'total_steps': total}
     optimizer = optimizers.optimizer(config['optimizer'], config['groups'], **pace)
     if classes and config['probe']['learning_rate']:
@@ -255,5 +254,8 @@ def claim(workdir, config: dict):
     elif path.exists() and any(path.iterdir()):
         raise Problem(f'--workdir={workdir} is not empty and holds no run: use another')
     if jax.process_index() == 0:
-        path.mkdir(parents=True, exist_ok=True)
-        configs.save(config, workdir)
+        try:
+            path.mkdir(parents=True, exist_ok=True)
+            configs.save(config, workdir)
+        except OSError as error:
+            raise Problem(f'--workdir={workdir} cannot be written: {error.strerror}') from error

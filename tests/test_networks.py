@@ -60,7 +60,9 @@ def test_batch_norm_is_over_the_global_batch_or_its_parts(float64, devices, grou
     assert_close(y, true_y, 1e-12)
     assert_close(stats['mean'], 0.1 * mean, 1e-12)
     assert_close(stats['var'], 0.9 + 0.1 * variance, 1e-12)
-    weighted = lambda x, scale, bias: (oracles.batch_norm(x, groups, scale, bias)[0] * weights).sum() / B
+    weighted = lambda x, scale, bias: (
+        (oracles.batch_norm(x, groups, scale, bias)[0] * weights).sum() / B
+    )
     slopes = oracles.gradient(weighted, X, SCALE, BIAS)
     for grad, slope in zip((grads[0], grads[1]['scale'], grads[1]['bias']), slopes, strict=True):
         assert_close(grad, slope, 1e-8)  # what central differences are good for
@@ -123,7 +125,9 @@ CASES = list(itertools.product(KERNELS, (1, 2), ('SAME', 'torch')))
 
 def test_both_forms_of_the_convolution_are_its_sum(float64):
     def f(x, kernels):
-        of = lambda k, s, p, form: Conv(4, k, s, p, form).apply({'params': {'kernel': kernels[k]}}, x)
+        of = lambda k, s, p, form: Conv(4, k, s, p, form).apply(
+            {'params': {'kernel': kernels[k]}}, x
+        )
         forms = ('direct', 'patches', 'auto')
         return {case: [of(*case, form) for form in forms] for case in CASES}
 
@@ -145,9 +149,14 @@ def test_both_forms_have_one_gradient(float64):
         return (conv.apply({'params': {'kernel': w}}, x) * weights).sum()
 
     expected = oracles.gradient(
-        lambda w: (oracles.convolution(IMAGES, w, 2, ((1, 1), (0, 1))) * weights).sum(), KERNELS[3], step=1e-2
+        lambda w: (oracles.convolution(IMAGES, w, 2, ((1, 1), (0, 1))) * weights).sum(),
+        KERNELS[3],
+        step=1e-2,
     )[0]  # linear in w: any step is exact
-    grads = [jax.jit(jax.grad(f, (0, 1)), static_argnums=2)(IMAGES, KERNELS[3], form) for form in ('direct', 'patches', 'auto')]
+    grads = [
+        jax.jit(jax.grad(f, (0, 1)), static_argnums=2)(IMAGES, KERNELS[3], form)
+        for form in ('direct', 'patches', 'auto')
+    ]
     for of_x, of_w in grads:
         assert_close(of_w, expected, 1e-12)
         assert_close(of_x, grads[0][0], 1e-12)
@@ -167,7 +176,12 @@ def test_the_form_is_chosen_by_the_device_that_will_run_it(form, platform, convo
     """A CPU machine compiles for TPUs what TPUs are fast at; forward and backward."""
     f = lambda w: Conv(4, form=form).apply({'params': {'kernel': w}}, np.float32(IMAGES)).sum()
     for function in (f, jax.grad(f)):
-        text = jax.jit(function).trace(np.float32(KERNELS[3])).lower(lowering_platforms=(platform,)).as_text()
+        text = (
+            jax.jit(function)
+            .trace(np.float32(KERNELS[3]))
+            .lower(lowering_platforms=(platform,))
+            .as_text()
+        )
         assert ('stablehlo.convolution' in text) == convolves
         assert ('stablehlo.dot_general' in text) != convolves or function is not f
 
@@ -191,7 +205,9 @@ def dropped(devices, x, rate, seed=0):
     f = lambda x: Dropout(rate).apply(
         {}, x, parallel.positions(len(x)), rngs={'dropout': jax.random.key(seed)}
     )
-    return np.asarray(f(x) if devices is None else on_devices(devices, f, P(parallel.DATA), P(parallel.DATA))(x))
+    return np.asarray(
+        f(x) if devices is None else on_devices(devices, f, P(parallel.DATA), P(parallel.DATA))(x)
+    )
 
 
 def test_a_mask_belongs_to_the_example_and_not_to_the_device():
@@ -246,13 +262,21 @@ VIEWS = [normal(B, size, size, 3, seed=n) for n, size in enumerate((4, 2, 4, 2, 
 @pytest.mark.parametrize('devices', [None, *DEVICES])
 def test_views_of_one_size_pass_together_and_example_major(float64, devices):
     """Row `example * v + view` of the pass of that size, whichever device holds the example."""
-    f = lambda views: networks.apply_views(Network(Witness()), {}, {'encoder': {'passes': 0.0}}, views)
+    f = lambda views: networks.apply_views(
+        Network(Witness()), {}, {'encoder': {'passes': 0.0}}, views
+    )
     if devices is not None:
         f = on_devices(devices, f, P(parallel.DATA), (P(parallel.DATA), P()))
     outputs, stats = f(VIEWS)
     assert stats['encoder']['passes'] == 2  # one for each size, in the order they come
     for n, (view, output) in enumerate(zip(VIEWS, outputs, strict=True)):
-        place, count, number = {0: (0, 2, 1), 2: (1, 2, 1), 1: (0, 3, 2), 3: (1, 3, 2), 4: (2, 3, 2)}[n]
+        place, count, number = {
+            0: (0, 2, 1),
+            2: (1, 2, 1),
+            1: (0, 3, 2),
+            3: (1, 3, 2),
+            4: (2, 3, 2),
+        }[n]
         rows, means, passes = np.asarray(output.h).T
         np.testing.assert_array_equal(rows, np.arange(B) * count + place)
         assert_close(means, view.mean((1, 2, 3)), 1e-12)
@@ -309,7 +333,9 @@ def test_a_network_is_h_then_z_then_p():
 @pytest.mark.parametrize('rows', [True, False, np.int32(3), np.zeros((2, 2), np.int32)])
 def test_rows_that_are_no_numbers_of_rows_are_refused(rows):
     """A training flag left over from other libraries would number every example alike."""
-    with pytest.raises(TypeError, match='global numbers of the examples in training, None in evaluation'):
+    with pytest.raises(
+        TypeError, match='global numbers of the examples in training, None in evaluation'
+    ):
         Network(Witness()).apply({}, VIEWS[0], rows)
 
 
@@ -338,7 +364,9 @@ def test_pooling_and_normalising_are_in_float32_at_least():
     assert networks.pool(x).dtype == networks.normalize(x).dtype == jnp.float32
     assert_close(networks.pool(x), wide.mean((1, 2)), 1e-6)
     assert_close(networks.normalize(x), wide / np.linalg.norm(wide, axis=-1, keepdims=True), 1e-6)
-    assert_close(networks.normalize(x, axis=1), wide / np.linalg.norm(wide, axis=1, keepdims=True), 1e-6)
+    assert_close(
+        networks.normalize(x, axis=1), wide / np.linalg.norm(wide, axis=1, keepdims=True), 1e-6
+    )
     np.testing.assert_array_equal(networks.normalize(jnp.zeros((2, 3))), np.zeros((2, 3)))
 
 
@@ -349,12 +377,17 @@ def test_an_adopted_encoder_replaces_the_fresh_one_and_nothing_else():
     x = np.float32(VIEWS[0])
     init = lambda seed: networks.init(Network(Normed(), MLP((4, 2))), jax.random.key(seed), x)
     params, stats = init(0)
-    other = jax.tree.map(lambda leaf: leaf + 7, {'params': init(1)[0]['encoder'], 'batch_stats': init(1)[1]['encoder']})
+    other = jax.tree.map(
+        lambda leaf: leaf + 7,
+        {'params': init(1)[0]['encoder'], 'batch_stats': init(1)[1]['encoder']},
+    )
     assert networks.adopt(params, stats, None) == (params, stats)
     new_params, new_stats = networks.adopt(params, stats, other)
     assert new_params == {'encoder': other['params'], 'projector': params['projector']}
     assert new_stats == {'encoder': other['batch_stats'], 'projector': stats['projector']}
-    jax.tree.map(np.testing.assert_array_equal, (params, stats), init(0))  # the fresh ones stay as they were
+    jax.tree.map(
+        np.testing.assert_array_equal, (params, stats), init(0)
+    )  # the fresh ones stay as they were
 
 
 def test_an_encoder_without_statistics_is_adopted_without_any():

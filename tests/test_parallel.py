@@ -46,7 +46,8 @@ class Device:
 
 
 @pytest.mark.parametrize(
-    ('groups', 'shape'), [(1, (1, 8)), (2, (2, 4)), (4, (4, 2)), (8, (8, 1)), (16, (8, 1)), (3, (1, 8)), (6, (2, 4))]
+    ('groups', 'shape'),
+    [(1, (1, 8)), (2, (2, 4)), (4, (4, 2)), (8, (8, 1)), (16, (8, 1)), (3, (1, 8)), (6, (2, 4))],
 )
 def test_a_mesh_has_as_many_groups_as_the_devices_can_share(groups, shape):
     mesh = parallel.make_mesh(groups=groups)
@@ -133,7 +134,9 @@ def test_collectives_are_those_of_the_whole(float64, devices):
 
 
 def test_a_mean_over_the_devices_of_a_group_stays_in_the_group(float64):
-    means = everywhere(lambda x: parallel.mean(x.mean(0), (DEVICE,))[None], X, groups=4, out=P(GROUP))
+    means = everywhere(
+        lambda x: parallel.mean(x.mean(0), (DEVICE,))[None], X, groups=4, out=P(GROUP)
+    )
     np.testing.assert_allclose(means, X.reshape(4, 4, 3).mean(1), rtol=1e-13)
 
 
@@ -152,7 +155,10 @@ def test_the_gradient_of_gather_is_exact(float64, devices):
         return parallel.mean(mixed.mean())
 
     on_shards = parallel.shard(
-        lambda x: parallel.reduce(jax.grad(objective)(parallel.vary(x))), mesh_of(devices, 2), P(), P()
+        lambda x: parallel.reduce(jax.grad(objective)(parallel.vary(x))),
+        mesh_of(devices, 2),
+        P(),
+        P(),
     )
     expected = weights.T @ np.cos(weights @ X) / (B * 3)  # d/dx mean sin(w x)
     np.testing.assert_allclose(jax.jit(on_shards)(X), expected, rtol=1e-12, atol=1e-15)
@@ -169,7 +175,9 @@ def test_no_gradient_passes_gather_state():
 def test_vary_is_of_trees_and_may_be_repeated():
     def f(x):
         tree = parallel.vary(parallel.vary({'a': jnp.float32(2), 'b': (x, jnp.int32(3))}))
-        assert all(set(DATA) == jax.typeof(leaf).manual_axis_type.varying for leaf in jax.tree.leaves(tree))
+        assert all(
+            set(DATA) == jax.typeof(leaf).manual_axis_type.varying for leaf in jax.tree.leaves(tree)
+        )
         return jax.tree.map(parallel.total, tree)
 
     out = everywhere(f, np.ones((8, 1), np.float32))
@@ -183,9 +191,13 @@ def test_vary_is_of_trees_and_may_be_repeated():
 def test_a_value_that_is_the_same_on_all_shards_is_refused(name):
     """A sum would multiply it by the number of devices, a gather repeat it."""
     f = getattr(parallel, name)
-    with pytest.raises(ValueError, match=rf'parallel\.{name} of a value that is the same .* parallel\.vary'):
+    with pytest.raises(
+        ValueError, match=rf'parallel\.{name} of a value that is the same .* parallel\.vary'
+    ):
         trace(lambda x: f(jnp.ones(2)), X)
-    with pytest.raises(ValueError, match=rf'parallel\.{name} .* parallel\.vary'):  # varying in a group only
+    with pytest.raises(
+        ValueError, match=rf'parallel\.{name} .* parallel\.vary'
+    ):  # varying in a group only
         trace(lambda x: f(parallel.vary(jnp.ones(2), (DEVICE,))), X)
     out = trace(lambda x: parallel.mean(f(parallel.vary(jnp.ones(2)))), X)
     assert out.shape == ((2,) if name == 'total' else (16,))
@@ -199,12 +211,16 @@ def test_a_forgotten_reduction_is_refused():
     with refused():
         trace(lambda x: parallel.mean(x.mean(0), (DEVICE,)), X)
     with refused():
-        trace(lambda x: parallel.gather(x), X)  # the same in fact, but not by type: for state there is gather_state
+        trace(
+            lambda x: parallel.gather(x), X
+        )  # the same in fact, but not by type: for state there is gather_state
     objective = lambda w, x: parallel.mean((x @ w).mean())
     weights = np.ones(3)
     with refused():
         trace(lambda x: jax.grad(objective)(parallel.vary(weights), x), X)
-    assert trace(lambda x: parallel.reduce(jax.grad(objective)(parallel.vary(weights), x)), X).shape == (3,)
+    assert trace(
+        lambda x: parallel.reduce(jax.grad(objective)(parallel.vary(weights), x)), X
+    ).shape == (3,)
     assert trace(lambda x: parallel.mean(x.mean(0)), X).shape == (3,)
     assert trace(lambda x: parallel.gather_state(x), X).shape == (B, 3)
 
@@ -222,7 +238,9 @@ def test_a_forgotten_reduction_is_refused():
         (8, 16, 2, (DEVICE,)),  # two on each device
     ],
 )
-def test_split_says_how_many_groups_are_here_and_what_completes_them(mesh_groups, groups, parts, axes):
+def test_split_says_how_many_groups_are_here_and_what_completes_them(
+    mesh_groups, groups, parts, axes
+):
     def f(x):
         assert parallel.split(groups) == (parts, axes)
         return parallel.mean(x.mean())
@@ -245,7 +263,9 @@ def test_outside_a_mesh_all_groups_are_here():
 )
 def test_groups_that_the_mesh_cannot_hold_are_refused(mesh_groups, groups):
     shape = f'{mesh_groups} x {8 // mesh_groups}'
-    with pytest.raises(Problem, match=f'bn_groups={groups} does not fit {shape} devices') as refusal:
+    with pytest.raises(
+        Problem, match=f'bn_groups={groups} does not fit {shape} devices'
+    ) as refusal:
         trace(lambda x: parallel.mean(x.mean() * parallel.split(groups)[0]), X, groups=mesh_groups)
     assert refusal.value.code == CONFIG
 
@@ -254,7 +274,13 @@ def test_a_batch_must_divide_over_devices_and_groups():
     mesh = mesh_of(8)
     parallel.check_batch(24, mesh)
     parallel.check_batch(48, mesh, bn_groups=3)
-    for batch_size, groups, multiple in ((20, 1, 8), (0, 1, 8), (-8, 1, 8), (40, 3, 24), (24, 16, 16)):
+    for batch_size, groups, multiple in (
+        (20, 1, 8),
+        (0, 1, 8),
+        (-8, 1, 8),
+        (40, 3, 24),
+        (24, 16, 16),
+    ):
         with pytest.raises(Problem) as refusal:
             parallel.check_batch(batch_size, mesh, groups)
         assert refusal.value.code == CONFIG

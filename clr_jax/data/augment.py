@@ -24,7 +24,7 @@ class View(NamedTuple):
     Probabilities are per image; an operation of probability or strength zero is absent from the graph.
     """
 
-    count: int = 2  # views of each example
+    count: int = 2  # type: ignore[assignment]  # views of each example
     size: int = 224  # pixels per side
     area: tuple = (0.08, 1.0)  # share of the image a crop covers; (1, 1): the whole image, no crop
     ratio: tuple = (3 / 4, 4 / 3)  # width / height of the crop
@@ -56,6 +56,7 @@ def tensorflow():
             with suppress(RuntimeError):  # somebody uses TensorFlow already: too late to hide them
                 tensorflow.config.set_visible_devices([], 'GPU')
             tensorflow.constant(0)  # its first operation speaks too
+            tensorflow.get_logger().setLevel('ERROR')
         except BaseException:
             said.seek(0)
             os.write(kept, said.read())
@@ -203,10 +204,10 @@ def jitter(view: View, x, parameters: dict):
 
 
 def grayscale(x):
-    """Luma in all three channels, as one product: reductions over an axis of three are slow."""
+    """Luma in all three channels. As a product of matrices its bits would depend on the processor."""
     tf = tensorflow()
-    luma = tf.constant(np.repeat([[0.2989], [0.587], [0.114]], 3, axis=1), tf.float32)  # [3, 3]
-    return tf.reshape(tf.reshape(x, [-1, 3]) @ luma, x.shape)
+    red, green, blue = tf.unstack(x, axis=2)  # [S, S] each
+    return tf.stack([0.2989 * red + 0.587 * green + 0.114 * blue] * 3, axis=2)
 
 
 def blur(x, sigma, radius: int):

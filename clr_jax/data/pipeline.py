@@ -92,7 +92,7 @@ def _batches(source, plan, steps, example, threads):
 
     def run():
         workers = ThreadPoolExecutor(2)
-        ahead = deque()
+        ahead: deque = deque()  # (step, its batch to come)
         for step in steps:
             ahead.append((step, workers.submit(make, step)))
             if len(ahead) > 2:

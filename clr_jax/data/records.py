@@ -36,6 +36,9 @@ def by_number(kind: str, parts):
         return lambda i: tf.ensure_shape(fetch(i), [])
 
     taken = [offsets(part.filename)[part.skip : part.skip + part.take] for part in parts]
+    for part, own in zip(parts, taken, strict=True):
+        if len(own) != part.take:
+            raise Problem(f'{part.filename} is damaged: records are missing', DATA)
     files = tf.constant([part.filename for part in parts])
     shard = tf.constant(np.repeat(np.arange(len(taken)), [len(t) for t in taken]))
     offset = tf.constant(np.concatenate(taken))
@@ -101,6 +104,8 @@ def offsets(file: str):
         status = os.stat(file)
     except OSError as error:
         raise Problem(f'{file} is not on this machine: {error.strerror}', INPUT) from None
+    if not status.st_size:
+        raise Problem(f'{file} is empty', DATA)
     identity = (os.path.realpath(file), status.st_size, status.st_mtime_ns)
     name = hashlib.blake2b(repr(identity).encode(), digest_size=8).hexdigest()
     caches = Path(os.environ.get('XDG_CACHE_HOME') or Path.home() / '.cache')

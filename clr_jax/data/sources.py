@@ -107,7 +107,9 @@ def tfds(
 
     parts, shape = info.file_instructions, features[image].shape
     if None not in shape and info.num_examples * math.prod([*shape[:2], 3]) <= IN_MEMORY:
-        return _in_memory(name, *_decoded(name, records.in_order(kind, parts), parse), classes)
+        stored = records.in_order(kind, parts)
+        images, labels = _decoded(name, info.num_examples, stored, parse)
+        return _in_memory(name, images, labels, classes)
     record = records.by_number(kind, parts)
     content = [(Path(p.filename).name, p.skip, p.take, os.path.getsize(p.filename)) for p in parts]
     return Source(
@@ -172,7 +174,7 @@ def _in_memory(name: str, images, labels, classes) -> Source:
     images, labels = tf.constant(images, tf.uint8), tf.constant(labels, tf.int32)
     array = np.asarray(memoryview(images))  # no copy
     content = hashlib.blake2b(repr(array.shape).encode(), digest_size=8)
-    content.update(array)
+    content.update(memoryview(images))
     content.update(memoryview(labels))
     return Source(
         name=name,
@@ -185,8 +187,8 @@ def _in_memory(name: str, images, labels, classes) -> Source:
     )
 
 
-def _decoded(name: str, stored, parse):
-    """All images [n, h, w, 3] and labels [n] of a dataset of records."""
+def _decoded(name: str, size: int, stored, parse):
+    """All images [n, h, w, 3] and labels [n] of a dataset of `size` records."""
     tf = tensorflow()
     parse = tf.autograph.experimental.do_not_convert(parse)
     batches, done = stored.map(parse, tf.data.AUTOTUNE, deterministic=True).batch(1000), []
@@ -197,6 +199,9 @@ def _decoded(name: str, stored, parse):
         first = 1000 * len(done)
         where = f'{name}, among the examples {first} to {first + 999}'
         raise Problem(f'{where}: {records.reason(error)}', DATA) from None
+    found = sum(len(batch['label']) for batch in done)
+    if found != size:
+        raise Problem(f'{name} is damaged: it has {found} of {size} records', DATA)
     return (np.concatenate([batch[key] for batch in done]) for key in ('image', 'label'))
 
 

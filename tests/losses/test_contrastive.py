@@ -203,7 +203,9 @@ def gaussian_bound(information, n, batches, dims=4):
         critic = jnp.concatenate([y, -(rho**2) * square / (2 * (1 - rho**2))], 1)
         return mutual_information_bound(info_nce(query, critic, 1.0), n)
 
-    return jax.jit(lambda keys: jax.lax.map(bound, keys))(jax.random.split(jax.random.key(0), batches))
+    return jax.jit(lambda keys: jax.lax.map(bound, keys))(
+        jax.random.split(jax.random.key(0), batches)
+    )
 
 
 def test_the_bound_is_close_to_little_information():

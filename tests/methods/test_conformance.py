@@ -1,0 +1,263 @@
+"""What every method keeps, whatever it computes: nothing here knows one.
+
+Each is built from its configs' smoke form, as `fit` builds it (with the online probe), around a tiny encoder, and trained
+for the four epochs of that form on ten steps each of the same 16 examples, in float64, at the full config's learning rate.
+"""
+
+import pkgutil
+import re
+from functools import cache
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from clr_jax import methods, parallel, schedules, train
+from clr_jax.checkpoint import Checkpoints, paths
+from clr_jax.data import pipeline, sources
+from clr_jax.method import make_time
+from tests.conftest import ROOT, config
+
+BATCH, EPOCH = 16, 10
+COMPARED = 3  # steps in a row, each time: rounding grows with every one
+TINY = {'name': 'convnet', 'widths': (8, 16), 'dropout': 0.1}  # instead of an encoder of images by convolution
+
+
+def cases() -> dict[str, str]:
+    """{case: config}: every config of every method, where those that differ in numbers alone are one case."""
+    found: dict[tuple, str] = {}
+    for path in sorted((ROOT / 'configs').glob('*.py')):
+        c = config(path.stem, 'smoke').to_dict()
+        words = [v for k, v in c['method'].items() if isinstance(v, str) and k not in ('name', 'dtype')]
+        found.setdefault((c['method']['name'], c['optimizer']['name'], *words), path.stem)
+    return {'-'.join(words): name for words, name in found.items()}
+
+
+CASES = cases()
+
+
+def small(name: str) -> dict:
+    """The resolved config `name`:smoke, made smaller still and exact, with the peak learning rate of the full one."""
+    full, c = config(name).to_dict(), config(name, 'smoke').to_dict()
+    if c['encoder']['name'] in ('resnet', 'convnet'):
+        c['encoder'] = TINY | {'bn_groups': c['encoder']['bn_groups']}
+    for section in (c['encoder'], c['method']):
+        section |= {'dtype': None} if 'dtype' in section else {}
+    rate, scaling = full['optimizer']['learning_rate'], full['optimizer']['scaling']
+    rate = schedules.scaled(rate, full['batch_size'], scaling)
+    c['optimizer'] |= {'learning_rate': rate, 'scaling': 'none'}
+    for section in (c['optimizer'], *c['groups'].values()):  # what moves is then moved by a gradient
+        section |= {'weight_decay': 0.0} if 'weight_decay' in section else {}
+    return c | {'batch_size': BATCH}
+
+
+def double(tree):
+    """Every float leaf in float64, and images in 0..1."""
+
+    def one(x):
+        if x.dtype == np.uint8:
+            return x / 255
+        return x.astype(np.float64) if jnp.issubdtype(x.dtype, jnp.floating) else x
+
+    return jax.tree.map(one, tree)
+
+
+def kinds(tree) -> dict:
+    """What a compiled step is specialised to."""
+    return {path: (jax.typeof(x).str_short(), jax.typeof(x).weak_type) for path, x in paths(tree).items()}
+
+
+class Trained(NamedTuple):
+    """A whole run on two devices, and what it takes to go on from any of its steps."""
+
+    config: dict
+    run: train.Run
+    batch: dict  # NumPy, the 16 examples
+    states: list[Any]  # TrainStates in NumPy, before the first step and after each
+    metrics: list[dict]
+    kinds: list[dict]
+    programs: list[int]  # compiled so far, after each step
+    step: Any
+
+    def again(self, state, devices: int, steps: int) -> list:
+        """The states after each of `steps` steps from `state` (already on its devices)."""
+        mesh, found = parallel.make_mesh(jax.devices()[:devices], self.config['bn_groups']), []
+        step, batch = self.step if devices == 2 else make_step(self.config, self.run, mesh), self.batch
+        for _ in range(steps):
+            state, _ = step(state, parallel.spread(batch, mesh))
+            found.append(jax.tree.map(np.array, state))
+        return found
+
+
+def make_step(c, run, mesh):
+    pace = {'steps_per_epoch': run.steps_per_epoch, 'total_steps': run.total_steps}
+    return train.make_step(run.method, run.optimizer, mesh, seed=c['seed'], **pace)
+
+
+@cache
+def trained(case: str) -> Trained:
+    """Only ever one run of a case."""
+    c = small(CASES[case])
+    source = sources.load(c['data'], 'train')
+    run = train.describe(c, EPOCH * BATCH, source.classes or 0)
+    source = source._replace(size=EPOCH * BATCH)  # so that numbers of examples stay within
+    batch = next(pipeline.train_batches(source, run.views, seed=0, batch_size=BATCH))
+    mesh = parallel.make_mesh(jax.devices()[:2], c['bn_groups'])
+    with jax.enable_x64(True):
+        state = double(train.make_state(run.method, run.optimizer, mesh, batch, seed=c['seed']))
+        state, batch = jax.device_put(state, parallel.replicated(mesh)), double(batch)
+        step = make_step(c, run, mesh)
+        result = Trained(c, run, batch, [jax.tree.map(np.array, state)], [], [kinds(state)], [], step)
+        for _ in range(run.total_steps):
+            state, metrics = step(state, parallel.spread(batch, mesh))
+            result.states.append(jax.tree.map(np.array, state))
+            result.metrics.append(jax.device_get(metrics))
+            result.kinds.append(kinds(state))
+            result.programs.append(step._cache_size())
+    return result
+
+
+every_case = pytest.mark.parametrize('case', CASES)
+
+
+def test_every_method_has_a_case():
+    files = {module.name for module in pkgutil.iter_modules(methods.__path__)}
+    assert files
+    assert {case.split('-')[0] for case in CASES} == files
+
+
+@every_case
+def test_the_state_keeps_structure_shape_and_dtype(case):
+    """In float64 after every step, and as the config has it (in float32 and its own dtype) after one."""
+    t = trained(case)
+    assert len(t.kinds) == t.run.total_steps + 1 > 2 * EPOCH
+    for found in t.kinds:
+        assert found == t.kinds[0]
+    assert {jax.tree.structure(state) for state in t.states} == {jax.tree.structure(t.states[0])}
+
+    c = config(CASES[case], 'smoke').to_dict() | {'batch_size': BATCH}
+    c['encoder'] = t.config['encoder'] | {k: v for k, v in c['encoder'].items() if k == 'dtype'}
+    run, mesh = train.describe(c, EPOCH * BATCH, 10), parallel.make_mesh(groups=c['bn_groups'])
+    blank = train.blank_batch(run.views, BATCH)
+    before = jax.eval_shape(lambda: train.make_state(run.method, run.optimizer, mesh, blank, seed=0))
+    after, _ = jax.eval_shape(make_step(c, run, mesh), before, blank)
+    assert kinds(after) == kinds(before)
+    assert not [path for path, (kind, _) in kinds(after).items() if kind.startswith('float64')]
+
+
+@every_case
+def test_the_step_is_compiled_once(case):
+    assert set(trained(case).programs) == {1}
+
+
+@every_case
+@pytest.mark.parametrize('devices', [1, 8])
+@pytest.mark.parametrize('epoch', [0, 2])
+def test_any_number_of_devices_computes_the_same(case, devices, epoch, float64):
+    """From the start and from the middle of the run on two devices."""
+    t, start = trained(case), epoch * EPOCH
+    mesh = parallel.make_mesh(jax.devices()[:devices], t.config['bn_groups'])
+    state = jax.device_put(t.states[start], parallel.replicated(mesh))
+    for found, expected in zip(t.again(state, devices, COMPARED), t.states[start + 1 :], strict=False):
+        found, expected = paths(found), paths(expected)
+        for path, leaf in expected.items():
+            np.testing.assert_allclose(found[path], leaf, rtol=0, atol=1e-9, err_msg=path)
+
+
+@every_case
+def test_it_learns_what_it_is_for(case, float64):
+    """Judged in training mode with the final state: a lower loss, views that agree more, positives that rank higher.
+
+    The final state on both sides, because a target or a queue that moved with the parameters is part of their task.
+    """
+    t = trained(case)
+    first, last = t.states[0], t.states[-1]
+    key, time = jax.random.key(0), make_time(jnp.array(0), EPOCH, t.run.total_steps)
+
+    @jax.jit
+    def judge(params):
+        loss, aux = t.run.method.loss(params, last.state, t.batch, key=key, time=time)
+        return loss, aux.z
+
+    (before, z0), (after, z1) = jax.device_get([judge(first.params), judge(last.params)])
+    assert np.isfinite(before)
+    assert np.isfinite(after)
+    assert after < before
+    assert all(np.isfinite(list(metrics.values())).all() for metrics in t.metrics)
+    assert z0.ndim == 3
+    if z0.shape[1] > 1:
+        assert distance(z1) < distance(z0)
+        assert rank(z1) < rank(z0)
+
+
+def pairs(z):
+    """z [n, v, e] -> cosine similarities [n, n] of the first two views."""
+    u = z / np.linalg.norm(z, axis=-1, keepdims=True)
+    return u[:, 0] @ u[:, 1].T
+
+
+def distance(z) -> float:
+    """Mean squared distance of positives on the unit sphere."""
+    return float(np.mean(2 - 2 * np.diag(pairs(z))))
+
+
+def rank(z) -> float:
+    """How many other examples' second views are on average nearer to a first view than its own."""
+    similar = pairs(z)
+    return float(np.mean((similar > np.diag(similar)[:, None]).sum(1)))
+
+
+@every_case
+def test_every_parameter_moves_that_the_config_does_not_freeze(case):
+    t = trained(case)
+    first, last = paths(t.states[0].params), paths(t.states[-1].params)
+    assert first.keys() == last.keys()
+    for path in first:
+        own = path.removeprefix('method/')  # as the config's patterns see it, without the probe's wrapper
+        groups = [g for g in t.config['groups'].values() if re.search(g['pattern'], own)]
+        frozen = any(
+            g.get('frozen') or (g.get('freeze_until') or 0) >= t.run.total_steps for g in groups
+        )
+        assert np.array_equal(first[path], last[path]) == (frozen and own != 'probe'), path
+
+
+@every_case
+def test_a_restored_run_ends_as_the_straight_one(case, tmp_path, float64):
+    t = trained(case)
+    middle, end = t.run.total_steps // 2, t.run.total_steps
+    mesh = parallel.make_mesh(jax.devices()[:2], t.config['bn_groups'])
+    on_mesh = lambda state: jax.device_put(state, parallel.replicated(mesh))
+    checkpoints = Checkpoints(tmp_path)
+    checkpoints.save(middle, on_mesh(t.states[middle]), {'examples': 1})
+    checkpoints.close()
+    checkpoints = Checkpoints(tmp_path)
+    state, data, step = checkpoints.restore(on_mesh(t.states[0]))
+    checkpoints.close()
+    assert (data, step) == ({'examples': 1}, middle)
+    for expected, found in (
+        (t.states[middle], state),
+        (t.states[end], t.again(state, 2, end - middle)[-1]),
+    ):
+        for path, leaf in paths(expected).items():
+            np.testing.assert_array_equal(paths(found)[path], leaf, err_msg=path)
+
+
+@every_case
+def test_features_are_computed_in_evaluation_mode(case, float64):
+    """The same for an example whoever else is in its batch; and there is an encoder to export."""
+    t = trained(case)
+    last, method = t.states[-1], t.run.method
+    features = jax.jit(lambda batch: method.features(last.params, last.state, batch)['h'])
+    h = jax.device_get(features(t.batch))
+    assert h.shape[0] == BATCH
+    assert h.ndim == 2
+    assert np.isfinite(h).all()
+    assert np.abs(h - h.mean(0)).max() > 1e-3  # not the same for all
+    half = jax.tree.map(lambda x: x[BATCH // 2 :], t.batch)
+    np.testing.assert_allclose(features(half), h[BATCH // 2 :], rtol=1e-9, atol=1e-12)
+    encoder = paths(method.encoder(last.params, last.state))
+    assert encoder
+    held = [id(leaf) for leaf in jax.tree.leaves((last.params, last.state))]
+    assert all(id(leaf) in held for leaf in encoder.values())

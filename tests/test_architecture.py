@@ -1,0 +1,124 @@
+"""The house keeps its shape: what may stand where, and what every method brings along."""
+
+import ast
+import re
+import subprocess
+
+import pytest
+
+from tests.conftest import ROOT
+
+SOURCES = sorted((ROOT / 'clr_jax').rglob('*.py'))
+METHODS = sorted(p.stem for p in (ROOT / 'clr_jax' / 'methods').glob('[a-z]*.py'))
+CONFIGS = sorted(p.stem for p in (ROOT / 'configs').glob('*.py'))
+COLLECTIVES = {
+    *('psum', 'pmean', 'pmax', 'pmin', 'ppermute', 'all_gather', 'all_to_all', 'psum_scatter'),
+    *('axis_index', 'axis_size', 'pcast', 'shard_map', 'pmap', 'Mesh', 'make_mesh'),
+}
+
+
+def names(path):
+    """Every name and attribute that a file uses, with its line."""
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Attribute):
+            yield node.attr, node.lineno
+        elif isinstance(node, ast.Name):
+            yield node.id, node.lineno
+
+
+def imports(path):
+    """Every module that a file imports, and every name it imports from one."""
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            yield from (f'{node.module}.{alias.name}' for alias in node.names)
+
+
+def test_collectives_stand_in_parallel_alone():
+    ours = {name for name, _ in names(ROOT / 'clr_jax' / 'parallel.py')}
+    assert {'psum', 'pmean', 'all_gather', 'axis_index', 'shard_map'} <= ours  # the search finds them
+    for path in SOURCES:
+        tree = ast.parse(path.read_text())
+        used = {
+            node.attr
+            for node in ast.walk(tree)
+            if isinstance(node, ast.Attribute)
+            and node.attr in COLLECTIVES
+            and ast.unparse(node.value) in ('jax', 'lax', 'jax.lax', 'jax.sharding')
+        }
+        imported = {name.rsplit('.', 1)[1] for name in imports(path) if '.' in name} & COLLECTIVES
+        assert path.name == 'parallel.py' or not used | imported, path
+
+
+def test_the_check_of_varying_axes_is_never_off():
+    for path in SOURCES:
+        for node in ast.walk(ast.parse(path.read_text())):
+            if isinstance(node, ast.keyword) and node.arg == 'check_vma':
+                assert path.name == 'parallel.py'
+                assert ast.literal_eval(node.value) is True
+
+
+def test_linen_is_initialised_and_applied_in_networks_alone():
+    for path in SOURCES:
+        for node in ast.walk(ast.parse(path.read_text())):
+            if isinstance(node, ast.keyword) and node.arg in ('mutable', 'rngs'):
+                assert path.name == 'networks.py', (path, node.value.lineno)
+
+
+def test_methods_import_no_method_and_flags_stay_in_entry_points():
+    for path in SOURCES:
+        modules = list(imports(path))
+        if path.parent.name == 'methods':
+            assert not [m for m in modules if m.startswith('clr_jax.methods')], path
+        if path.name not in ('main.py', '__main__.py', 'entry.py'):
+            assert not [m for m in modules if m.startswith(('absl', 'ml_collections.config_flags'))], path
+
+
+def test_tensorflow_and_orbax_are_imported_late():
+    for path in SOURCES:
+        for node in ast.parse(path.read_text()).body:  # module level
+            modules = [alias.name for alias in node.names] if isinstance(node, ast.Import) else []
+            modules += [node.module] if isinstance(node, ast.ImportFrom) else []
+            late = {'tensorflow', 'tensorflow_datasets', 'orbax', 'clu'}
+            assert not late & {module.split('.')[0] for module in modules}, path
+
+
+@pytest.mark.parametrize('method', METHODS)
+def test_every_method_has_a_config_a_test_and_a_row(method):
+    assert [c for c in CONFIGS if c.startswith(method)]
+    assert (ROOT / 'tests' / 'methods' / f'test_{method}.py').exists()
+    assert re.search(rf'^\| `{method}', (ROOT / 'README.md').read_text(), re.MULTILINE)
+
+
+@pytest.mark.parametrize('config', CONFIGS)
+def test_every_config_has_a_row_and_a_command(config):
+    assert f'| `{config}` |' in (ROOT / 'README.md').read_text()
+    text = (ROOT / 'configs' / f'{config}.py').read_text()
+    assert f'python -m clr_jax.main --config=configs/{config}.py' in text
+    assert 'Hardware:' in text
+
+
+def test_every_module_is_in_the_architecture():
+    page = (ROOT / 'ARCHITECTURE.md').read_text()
+    for path in SOURCES:
+        if path.name not in ('__init__.py',):
+            assert path.name in page, path
+
+
+def test_links_and_commands_of_the_documents_lead_somewhere():
+    for page in ROOT.glob('*.md'):
+        text = page.read_text()
+        for target in re.findall(r'\]\((?!https?:)([^)#]+)\)', text):
+            assert (ROOT / target).exists(), (page.name, target)
+        for config in re.findall(r'--config=(configs/\w+\.py)', text):
+            assert (ROOT / config).exists(), (page.name, config)
+        for script in re.findall(r'\b((?:launch|tests|benchmarks)/[\w/]+\.(?:sh|py))\b', text):
+            assert (ROOT / script).exists(), (page.name, script)
+
+
+def test_shell_scripts_parse_and_can_be_run():
+    scripts = [*ROOT.glob('launch/*.sh'), ROOT / 'tests' / 'run.sh', ROOT / '.ci' / 'run']
+    for script in scripts:
+        subprocess.run(['bash', '-n', script], check=True)
+        assert script.stat().st_mode & 0o111, script

@@ -1,0 +1,99 @@
+"""Each measure of health is its definition on the global batch, and tells the dead from the living."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from jax.sharding import PartitionSpec as P
+
+from clr_jax import parallel
+from clr_jax.health import effective_rank, health, spread, uniformity
+from tests import oracles
+from tests.oracles import assert_close
+
+B, E = 16, 5
+# Two views that agree a little, with a preferred direction and unlike variances.
+Z = np.random.default_rng(0).normal(size=(B, 1, E)) + 0.3 * np.random.default_rng(1).normal(
+    size=(B, 2, E)
+)
+Z = Z * [3, 2, 1, 1, 0.1] + [1, 0, 0, 0, 0]
+
+
+def measure(z, devices):
+    mesh = parallel.make_mesh(jax.devices()[:devices], groups=2)
+    on_shards = parallel.shard(lambda z: parallel.mean(health(z)), mesh, P(parallel.DATA), P())
+    return jax.device_get(jax.jit(on_shards if devices else health)(z))
+
+
+@pytest.mark.parametrize('devices', [None, 1, 2, 8])
+def test_measures_are_their_definitions_on_any_number_of_devices(float64, devices):
+    u = Z / np.linalg.norm(Z, axis=-1, keepdims=True)
+    rows = u.reshape(-1, E)
+    expected = {
+        'std': oracles.spread(rows),
+        'alignment': oracles.alignment(u[:, 0], u[:, 1]),
+        'uniformity': oracles.uniformity(u[:, 0]),
+        'effective_rank': oracles.effective_rank(rows),
+    }
+    measures = measure(Z, devices)
+    assert measures.keys() == expected.keys()
+    for name, value in expected.items():
+        assert_close(measures[name], value, 1e-11)
+
+
+@pytest.mark.parametrize('devices', [None, 8])
+def test_one_view_has_no_alignment(float64, devices):
+    measures = measure(Z[:, :1], devices)
+    assert measures.keys() == {'std', 'uniformity', 'effective_rank'}
+    u = Z[:, 0] / np.linalg.norm(Z[:, 0], axis=-1, keepdims=True)
+    assert_close(measures['std'], oracles.spread(u), 1e-11)
+
+
+def test_float32_is_enough():
+    z = Z.astype(np.float32)
+    narrow = measure(z, None)
+    with jax.enable_x64(True):
+        wide = measure(z.astype(np.float64), None)
+    for name in wide:
+        assert_close(narrow[name], wide[name], 1e-5)
+
+
+@pytest.mark.parametrize('dtype', [jnp.float32, jnp.bfloat16])
+def test_a_collapsed_representation_is_seen_as_such(dtype):
+    """E[u^2] - E[u]^2 of equal float32 numbers may be off by one rounding of u^2: its root is below 1e-3."""
+    z = jnp.broadcast_to(jnp.asarray(Z[0, 0], dtype), (64, 2, E))
+    measures = measure(z, None)
+    assert 0 <= measures['std'] < 1e-3
+    assert measures['effective_rank'] == 1
+    assert measures['alignment'] == 0
+    assert abs(measures['uniformity']) < 1e-5
+    dead = measure(jnp.zeros((64, 2, E), dtype), None)
+    assert dead['std'] == 0
+    assert dead['effective_rank'] == 1
+    assert all(np.isfinite(value) for value in dead.values())
+
+
+def test_a_line_has_rank_one_and_a_plane_two(float64):
+    """Points u and -u vary along one axis; four points +-u, +-v along two alike."""
+    axes = np.eye(E)
+    line = np.stack([axes[0], -axes[0]] * 8)
+    plane = np.stack([axes[0], -axes[0], axes[1], -axes[1]] * 4)
+    assert_close(effective_rank(line), 1, 1e-12)
+    assert_close(effective_rank(plane), 2, 1e-12)
+
+
+def test_an_isotropic_representation_is_spread():
+    """Unit vectors without a preferred direction: std 1, full rank, uniformity near -4 (-4 + O(1 / e)).
+
+    With n rows each variance is known to about sqrt(2 / n), their mean to 1 / sqrt(e) of that.
+    """
+    n, e = 4096, 64
+    u = jax.random.normal(jax.random.key(0), (n, e))
+    u = u / jnp.linalg.norm(u, axis=1, keepdims=True)
+    std, rank, uniform = jax.jit(lambda u: (spread(u), effective_rank(u), uniformity(u)))(u)
+    assert abs(std - 1) < 5 * np.sqrt(2 / n / e) / 2 + 1 / n
+    assert (
+        0.98 * e < rank <= e
+    )  # the entropy lacks e / (2 n) = 0.8 % of its exp by the spread of eigenvalues
+    # u.v is normal with a variance of about 1 / e, so that the mean of exp(4 u.v - 4) is exp(8 / e - 4)
+    assert abs(uniform - (8 / e - 4)) < 0.02

@@ -1,0 +1,239 @@
+"""The step: exact on any number of devices, one program, one state in and the same kind of state out.
+
+Devices are compared in float64, where correct programs agree to 1e-12; what a step must compute is compared with NumPy.
+"""
+
+import re
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+from clr_jax import parallel, train
+from clr_jax.checkpoint import paths
+from clr_jax.encoders.convnet import convnet
+from clr_jax.method import Aux, Method, Time
+from clr_jax.methods.simclr import simclr
+from tests.conftest import config
+
+BATCH, STEPS = 16, 6
+PACE = {'seed': 5, 'steps_per_epoch': 4, 'total_steps': STEPS}
+SGD = optax.sgd(0.02, momentum=0.9)  # no norms and no signs: the scale of a gradient shows
+
+
+def simclr_batch(step: int, dtype=np.float64) -> dict:
+    rng = np.random.default_rng(step)
+    images = rng.random((BATCH, 8, 8, 3))
+    views = tuple((images + 0.3 * rng.random(images.shape)).astype(dtype) for _ in range(2))
+    number = rng.permutation(BATCH).astype(np.int32)
+    return {'views': views, 'label': number % 3, 'index': number}
+
+
+def tiny_simclr(bn_groups: int = 1, dtype=None) -> Method:
+    encoder = convnet(widths=(4, 8), dropout=0.3, bn_groups=bn_groups, dtype=dtype)
+    return simclr(encoder, projector=(8, 4), temperature=0.5, bn_groups=bn_groups, dtype=dtype)
+
+
+def double(tree):
+    """Every float leaf in float64."""
+    return jax.tree.map(lambda x: x.astype(np.float64) if jnp.issubdtype(x.dtype, jnp.floating) else x, tree)
+
+
+def kinds(tree) -> dict:
+    """What a compiled step is specialised to."""
+    return {path: (jax.typeof(x).str_short(), jax.typeof(x).weak_type) for path, x in paths(tree).items()}
+
+
+def shapes_on(mesh, ts, batch):
+    """Arguments of a step without their values."""
+    rows = jax.sharding.NamedSharding(mesh, jax.P(parallel.DATA))
+    described = lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=rows)
+    return parallel.placed(ts, mesh), jax.tree.map(described, batch)
+
+
+class Run(NamedTuple):
+    """A few steps of SimCLR."""
+
+    states: list[dict]  # leaves by path, before the first step and after each
+    metrics: list[dict]
+    kinds: list[dict]
+    programs: list[int]  # compiled so far, after each step
+
+
+def run_simclr(start: train.TrainState, devices: int, bn_groups: int) -> Run:
+    mesh = parallel.make_mesh(jax.devices()[:devices], bn_groups)
+    with jax.enable_x64(True):
+        ts = jax.device_put(double(start), parallel.replicated(mesh))
+        step = train.make_step(tiny_simclr(bn_groups), SGD, mesh, health_every=4, **PACE)
+        run = Run([jax.device_get(paths(ts))], [], [kinds(ts)], [])
+        for number in range(STEPS):
+            ts, metrics = step(ts, parallel.spread(simclr_batch(number), mesh))
+            run.states.append(jax.device_get(paths(ts)))
+            run.metrics.append(jax.device_get(metrics))
+            run.kinds.append(kinds(ts))
+            run.programs.append(step._cache_size())
+    return run
+
+
+@pytest.fixture(scope='module')
+def runs():
+    """{(devices, bn_groups): Run}."""
+    start = jax.device_get(train.make_state(tiny_simclr(), SGD, parallel.make_mesh(), simclr_batch(0), seed=5))
+    return {(n, groups): run_simclr(start, n, groups) for groups in (1, 2) for n in (1, 2, 8)}
+
+
+@pytest.mark.parametrize('bn_groups', [1, 2])
+@pytest.mark.parametrize('devices', [2, 8])
+def test_every_leaf_is_the_same_on_any_number_of_devices(runs, devices, bn_groups):
+    one, many = runs[1, bn_groups], runs[devices, bn_groups]
+    for path, leaf in one.states[-1].items():
+        np.testing.assert_allclose(many.states[-1][path], leaf, rtol=0, atol=1e-9, err_msg=path)
+        assert np.all(np.isfinite(leaf)), path
+    still = [path for path in one.states[0] if np.array_equal(one.states[0][path], one.states[-1][path])]
+    assert not still  # equal because nothing happened would prove nothing
+
+
+def test_groups_of_batch_statistics_matter(runs):
+    path = 'params/encoder/conv1/kernel'
+    np.testing.assert_array_equal(runs[1, 1].states[0][path], runs[1, 2].states[0][path])
+    assert np.abs(runs[1, 1].states[-1][path] - runs[1, 2].states[-1][path]).max() > 1e-4
+
+
+@pytest.mark.parametrize('bn_groups', [1, 2])
+def test_metrics_are_of_the_global_batch(runs, bn_groups):
+    for step in range(STEPS):
+        for devices in (2, 8):
+            expected, found = runs[1, bn_groups].metrics[step], runs[devices, bn_groups].metrics[step]
+            assert found.keys() == expected.keys()
+            for name in expected:
+                np.testing.assert_allclose(found[name], expected[name], rtol=0, atol=1e-9, err_msg=f'{name} of {step}')
+
+
+def test_health_is_measured_every_fourth_step_and_at_the_last(runs):
+    for step, metrics in enumerate(runs[2, 1].metrics, 1):
+        for name in ('std', 'uniformity', 'effective_rank', 'alignment'):
+            assert np.isfinite(metrics[name]) == (step in (4, 6)), (name, step)
+        assert all(np.isfinite(metrics[name]) for name in ('loss', 'gradient_norm', 'information'))
+
+
+def test_a_step_returns_the_like_of_its_state_and_is_compiled_once(runs):
+    for run in runs.values():
+        assert run.programs == [1] * STEPS  # what the first step returns, the second takes as it is
+        assert all(now == run.kinds[0] for now in run.kinds)
+        assert [int(state['step']) for state in run.states] == list(range(STEPS + 1))
+
+
+@pytest.mark.parametrize('name', ['simclr_digits', 'simclr_imagenet'])  # AdamW, LARS in groups under bfloat16
+def test_the_state_keeps_structure_shape_dtype_and_weakness(name):
+    resolved = config(name, 'smoke').to_dict()
+    run = train.describe(resolved, examples=1437, classes=10)
+    mesh = parallel.make_mesh(jax.devices()[:2])
+    blank = train.blank_batch(run.views, BATCH)
+    ts = jax.eval_shape(lambda: train.make_state(run.method, run.optimizer, mesh, blank, seed=0))
+    step = train.make_step(run.method, run.optimizer, mesh, **PACE)
+    after, metrics = jax.eval_shape(step, *shapes_on(mesh, ts, blank))
+    assert kinds(after) == kinds(ts)
+    assert jax.tree.structure(after) == jax.tree.structure(ts)
+    assert {kind for kind, _ in kinds(metrics).values()} == {'float32[]'}
+
+
+def all_reduced(text: str) -> list[str]:
+    """Types of what a StableHLO program sums over devices, such as '8x4xf32'."""
+    operands = re.findall(r'"stablehlo\.all_reduce"\(.*?\}\) : \((.*?)\) ->', text, re.DOTALL)
+    return re.findall(r'tensor<([^>]*)>', ' '.join(operands))
+
+
+def test_gradients_are_summed_in_float32_under_bfloat16_compute(monkeypatch):
+    """Read before XLA compiles: its CPU backend widens every all-reduce, and would hide a narrow one."""
+    mesh = parallel.make_mesh(jax.devices()[:2])
+    method, batch = tiny_simclr(dtype='bfloat16'), simclr_batch(0, np.float32)
+    ts = jax.eval_shape(lambda: train.make_state(method, SGD, mesh, batch, seed=0))
+
+    def lowered():
+        step = train.make_step(method, SGD, mesh, **PACE)
+        return step.lower(*shapes_on(mesh, ts, batch)).as_text()
+
+    text = lowered()
+    assert 'x8x4xbf16' in text  # it does compute in bfloat16: a convolution's kernel
+    summed = all_reduced(text)
+    for path, leaf in paths(ts.params).items():
+        assert leaf.dtype == jnp.float32
+        kind = 'x'.join(map(str, (*leaf.shape, 'f32')))
+        assert kind in summed, f'the gradient of {path}, {kind}, is not among {summed}'
+    assert not [kind for kind in summed if not kind.endswith('f32')]
+
+    monkeypatch.setattr(parallel, 'vary', lambda tree, axes=parallel.DATA: tree)
+    monkeypatch.setattr(parallel, 'reduce', lambda grads: grads)  # differentiation itself then sums, in bfloat16
+    assert [kind for kind in all_reduced(lowered()) if kind.endswith('bf16')]
+
+
+class Seen(NamedTuple):
+    """When the parts of a step believe it to be."""
+
+    loss: Time
+    update: Time
+
+
+def regression() -> Method:
+    """Least squares on views [b, 4] and labels: a gradient that NumPy knows, and a state that remembers the time."""
+
+    def init(key, batch, pretrained=None):
+        blank = Time(jnp.zeros((), jnp.int32), jnp.zeros((), jnp.int32), jnp.zeros(()))
+        return {'w': jnp.ones(4)}, Seen(blank, blank)
+
+    def loss(params, state, batch, *, key, time):
+        x = batch['views'][0]
+        error = x @ params['w'] - batch['label']  # [b]
+        value = jnp.square(error).mean()
+        return value, Aux(state._replace(loss=time), {'index': batch['index'].astype(x.dtype).mean()}, x[:, None], x[:, None])
+
+    def features(params, state, batch):
+        return {'h': batch['views'][0]}
+
+    def update(params, state, *, key, time):
+        return params, state._replace(update=time)
+
+    return Method(init, loss, features, update)
+
+
+def regression_batch() -> dict:
+    rng = np.random.default_rng(0)
+    number = np.arange(BATCH, dtype=np.int32)
+    return {'views': (rng.normal(size=(BATCH, 4)),), 'label': number % 5, 'index': 3 * number}
+
+
+def regression_step(devices: int, start: int, **pace):
+    """One step of `regression` from step `start`, in float64 at a rate of 0.1 -> (new state, metrics, old state)."""
+    mesh, optimizer, batch = parallel.make_mesh(jax.devices()[:devices]), optax.sgd(0.1), regression_batch()
+    ts = double(train.make_state(regression(), optimizer, mesh, batch, seed=0))
+    old = jax.device_put(ts._replace(step=jnp.array(start, jnp.int32)), parallel.replicated(mesh))
+    ts, metrics = train.make_step(regression(), optimizer, mesh, seed=0, **pace)(old, parallel.spread(batch, mesh))
+    return jax.device_get(ts), jax.device_get(metrics), old
+
+
+@pytest.mark.parametrize('devices', [1, 8])
+def test_a_step_is_one_of_gradient_descent_on_the_global_batch(float64, devices):
+    ts, metrics, old = regression_step(devices, 0, steps_per_epoch=1, total_steps=2)
+    batch = regression_batch()
+    x, y = batch['views'][0], batch['label']
+    error = x.sum(1) - y  # w = 1
+    gradient = 2 * x.T @ error / BATCH
+    np.testing.assert_allclose(ts.params['w'], 1 - 0.1 * gradient, rtol=1e-12)
+    np.testing.assert_allclose(metrics['loss'], np.square(error).mean(), rtol=1e-12)
+    np.testing.assert_allclose(metrics['gradient_norm'], np.linalg.norm(gradient), rtol=1e-12)
+    np.testing.assert_allclose(metrics['index'], batch['index'].mean(), rtol=1e-12)
+    assert old.step.is_deleted() and old.params['w'].is_deleted()  # their memory is the new state's
+
+
+def test_the_loss_sees_this_step_and_update_the_next(float64):
+    """At the last step of the last but one of 800 epochs of 312 steps, where float32 progress is late."""
+    start, total = 312 * 799 - 1, 312 * 800
+    ts, *_ = regression_step(2, start, steps_per_epoch=312, total_steps=total)
+    assert (ts.step, ts.state.loss.step, ts.state.update.step) == (start + 1, start, start + 1)
+    assert (ts.state.loss.epoch, ts.state.update.epoch) == (798, 799)
+    np.testing.assert_allclose(ts.state.loss.progress, start / total, rtol=1e-6)
+    np.testing.assert_allclose(ts.state.update.progress, (start + 1) / total, rtol=1e-6)
+    assert ts.state.loss.progress < ts.state.update.progress < 1
