@@ -128,7 +128,7 @@ def describe(config: dict, examples: int, classes: int) -> Run:
 
 def blank_batch(views: list[View], examples: int) -> dict:
     """A batch of zeros in the shapes of a real one."""
-    sizes = [view.size for view in views for _ in range(view.count)]
+    sizes = [view.size for view in views for _ in range(view.copies)]
     number = np.zeros(examples, np.int32)
     images = tuple(np.zeros((examples, size, size, 3), np.uint8) for size in sizes)
     return {'views': images, 'label': number, 'index': number}

@@ -24,7 +24,7 @@ class View(NamedTuple):
     Probabilities are per image; an operation of probability or strength zero is absent from the graph.
     """
 
-    count: int = 2  # type: ignore[assignment]  # views of each example
+    copies: int = 2  # views of each example
     size: int = 224  # pixels per side
     area: tuple = (0.08, 1.0)  # share of the image a crop covers; (1, 1): the whole image, no crop
     ratio: tuple = (3 / 4, 4 / 3)  # width / height of the crop
@@ -74,7 +74,7 @@ def check(view: View) -> View:
         'a strength, at least 0': (('brightness', 'contrast', 'saturation'), 0, np.inf),
         'in turns, in [0, 0.5]': (('hue',), 0, 0.5),
         'a share of the image, in [0, 1]': (('min_object_covered',), 0, 1),
-        'a number above 0': (('count', 'size'), 1, np.inf),
+        'a number above 0': (('copies', 'size'), 1, np.inf),
     }
     for what, (names, low, high) in numbers.items():
         for name in names:

@@ -26,7 +26,7 @@ def train_batches(source, views, *, seed, batch_size, start=0, rows=None, thread
     if not steps:
         few = f'{source.name} has {source.size} examples'
         raise Problem(f'config.batch_size={batch_size} is too large: {few}', CONFIG)
-    views = [view for view in views for _ in range(augment.check(view).count)]
+    views = [view for view in views for _ in range(augment.check(view).copies)]
     tf = tensorflow()
     place = np.arange(*(rows or (0, batch_size)))
 

@@ -9,7 +9,7 @@ from clr_jax.data import augment, index, pipeline, sources
 from clr_jax.data.augment import View, tensorflow
 from clr_jax.entry import CONFIG, Problem
 
-VIEWS = (View(size=20), View(count=1, size=8, area=(0.05, 0.3), blur=0.0, shared=('flip',)))
+VIEWS = (View(size=20), View(copies=1, size=8, area=(0.05, 0.3), blur=0.0, shared=('flip',)))
 LIGHT = (View(size=8, jitter=0.0, blur=0.0),)  # a graph that is quickly made
 BATCH = 16
 
