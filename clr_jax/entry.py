@@ -183,6 +183,7 @@ def _parse(flags):
 def _quiet():
     """Libraries speak when something is wrong; must come before they are imported."""
     import warnings
+    from logging import getLogger
 
     os.environ.setdefault('TF_CPP_MIN_LOG_LEVEL', '3')
     os.environ.setdefault('TF_ENABLE_ONEDNN_OPTS', '0')
@@ -190,3 +191,7 @@ def _quiet():
     from absl import logging
 
     logging.set_verbosity(logging.ERROR)
+    # Of a damaged checkpoint we say it ourselves; Orbax lets its other reads die in their threads, a traceback each.
+    getLogger('asyncio').setLevel('CRITICAL')
+    show = sys.unraisablehook
+    sys.unraisablehook = lambda it: None if 'Event loop is closed' in str(it.exc_value) else show(it)

@@ -9,10 +9,12 @@ from clr_jax.networks import BatchNorm
 
 
 class MLP(nn.Module):
-    """SimCLR's projector: [n, d] -> [n, dims[-1]]; every layer is dense without bias, then batch norm.
+    """SimCLR's projector: [n, d] -> [n, dims[-1]]; every layer is dense without bias, then batch
+    norm.
 
-    Hidden layers have a ReLU; the last layer's norm has a scale but no offset (Chen et al., 2020; the official code).
-    One entry of `dims` is a linear head, two are SimCLR v1's, three v2's. `last_norm=False` leaves a plain last layer.
+    Hidden layers have a ReLU; the last layer's norm has a scale but no offset (Chen et al., 2020;
+    the official code). One entry of `dims` is a linear head, two are SimCLR v1's, three v2's.
+    `last_norm=False` leaves a plain last layer.
     """
 
     dims: tuple[int, ...]

@@ -1,4 +1,5 @@
-"""Is the representation alive? Measures of collapse and spread, on this shard's embeddings, exact over the global batch."""
+"""Is the representation alive? Measures of collapse and spread, on this shard's embeddings, exact
+over the global batch."""
 
 import jax
 import jax.numpy as jnp
@@ -24,19 +25,22 @@ def health(z) -> dict:
 def spread(u):
     """Mean over dimensions of the standard deviation of unit rows u [n, e], times sqrt(e).
 
-    1 for a distribution without a preferred direction, 0 for a collapsed one (Chen & He, 2020, section 4.1).
+    1 for a distribution without a preferred direction, 0 for a collapsed one (Chen & He, 2020,
+    section 4.1).
     """
     mean, power = parallel.mean((u.mean(0), jnp.square(u).mean(0)))
     return jnp.sqrt(jnp.maximum(power - jnp.square(mean), 0)).mean() * jnp.sqrt(u.shape[-1])
 
 
 def alignment(u, v):
-    """Mean squared distance of positive pairs of unit rows [n, e], in 0..4 (Wang & Isola, 2020; arXiv:2005.10242)."""
+    """Mean squared distance of positive pairs of unit rows [n, e], in 0..4 (Wang & Isola, 2020;
+    arXiv:2005.10242)."""
     return parallel.mean(jnp.square(u - v).sum(-1).mean())
 
 
 def uniformity(u):
-    """log of the mean over pairs of distinct unit rows u [n, e] of exp(-2 |u_i - u_j|^2); 0 collapsed, at best about -4."""
+    """log of the mean over pairs of distinct unit rows u [n, e] of exp(-2 |u_i - u_j|^2); 0
+    collapsed, at best about -4."""
     every = parallel.gather(u)  # [N, e]
     near = jnp.exp(4 * (u @ every.T - 1))  # [n, N]: |a - b|^2 = 2 - 2 a.b
     different = parallel.positions(len(u))[:, None] != jnp.arange(len(every))
@@ -44,7 +48,8 @@ def uniformity(u):
 
 
 def effective_rank(u):
-    """exp of the entropy of the normalised eigenvalues of the covariance of rows u [n, e] (Roy & Vetterli, 2007)."""
+    """exp of the entropy of the normalised eigenvalues of the covariance of rows u [n, e] (Roy &
+    Vetterli, 2007)."""
     mean = parallel.mean(u.mean(0))
     covariance = parallel.mean((u - mean).T @ (u - mean) / len(u))  # [e, e]
     p = jnp.maximum(jnp.linalg.eigvalsh(covariance), 0)

@@ -27,7 +27,9 @@ class Log:
         path = epath.Path(workdir) / 'metrics.jsonl'
         lines = path.read_text().splitlines() if path.exists() else []
         kept = [line for line in lines if _step(line) <= start]
-        path.write_text(''.join(line + '\n' for line in kept))
+        temporary = path.with_suffix('.tmp')
+        temporary.write_text(''.join(line + '\n' for line in kept))
+        temporary.replace(path)
         self.file = path.open('a')
         self.writer = metric_writers.SummaryWriter(str(workdir))
 

@@ -1,4 +1,5 @@
-"""What a method is: a NamedTuple of pure functions, made by a factory named like its file (`methods/simclr.py`: `simclr`)."""
+"""What a method is: a NamedTuple of pure functions, made by a factory named like its file
+(`methods/simclr.py`: `simclr`)."""
 
 import importlib
 import inspect
@@ -13,7 +14,8 @@ from clr_jax.entry import Problem, nearest
 
 
 class Time(NamedTuple):
-    """When a step happens. Integers decide boundaries; `progress` is for the shapes of schedules only."""
+    """When a step happens. Integers decide boundaries; `progress` is for the shapes of schedules
+    only."""
 
     step: jax.Array  # [] int32, exact
     epoch: jax.Array  # [] int32, exact: step // steps_per_epoch
@@ -46,7 +48,8 @@ def online(params, state):
 
 
 class Method(NamedTuple):
-    """A self-supervised method. `params` is what the optimizer trains, `state` everything else that changes."""
+    """A self-supervised method. `params` is what the optimizer trains, `state` everything else that
+    changes."""
 
     init: Callable  # (key, batch, pretrained=None) -> (params, state), from shapes alone
     loss: Callable  # (params, state, batch, *, key, time) -> (loss, Aux), on this shard's rows
@@ -66,7 +69,8 @@ def ema(target, source, decay):
 
 
 def load(package: str, section: dict, *args):
-    """`{'name': 'simclr', 'temperature': 0.5}` of `clr_jax.methods` -> `clr_jax.methods.simclr.simclr(*args, temperature=0.5)`.
+    """`{'name': 'simclr', 'temperature': 0.5}` of `clr_jax.methods` ->
+    `clr_jax.methods.simclr.simclr(*args, temperature=0.5)`.
 
     The file system is the list of what there is, the signature the list of what can be set.
     """

@@ -1,7 +1,8 @@
 """Networks: encoder h, projector z, predictor p, and the layers every encoder shares.
 
-The only file that touches Linen's init, apply and mutable collections. Modules take `rows`, the global numbers of their
-examples [b] in training and None in evaluation: what is random is random by example, whichever device holds it.
+The only file that touches Linen's init, apply and mutable collections. Modules take `rows`, the
+global numbers of their examples [b] in training and None in evaluation: what is random is random by
+example, whichever device holds it.
 """
 
 from collections.abc import Callable, Sequence
@@ -49,7 +50,8 @@ def init(network: nn.Module, key, x):
 
 
 def adopt(params, stats, pretrained):
-    """Fresh (params, statistics) with the encoder's replaced by another run's variables of the same shapes."""
+    """Fresh (params, statistics) with the encoder's replaced by another run's variables of the same
+    shapes."""
     if pretrained is None:
         return params, stats
     if 'encoder' in stats:
@@ -68,10 +70,11 @@ def apply(network: nn.Module, params, stats, x, *, key=None, rows=None):
 
 
 def apply_views(network: nn.Module, params, stats, views: Sequence[jax.Array], *, key=None):
-    """Training mode, one pass per resolution: views [b, ...] of one shape share a batch and its statistics.
+    """Training mode, one pass per resolution: views [b, ...] of one shape share a batch and its
+    statistics.
 
-    They are stacked example-major, [b, v, ...] flattened, so that rows keep their global numbers on any device count.
-    -> (outputs per view, new batch statistics)
+    They are stacked example-major, [b, v, ...] flattened, so that rows keep their global numbers on
+    any device count. -> (outputs per view, new batch statistics)
     """
     outputs = [None] * len(views)
     for number, shape in enumerate(dict.fromkeys(x.shape for x in views)):
@@ -100,7 +103,8 @@ def pool(x):
 
 
 def normalize(x, axis=-1):
-    """x / |x| along `axis`, in float32 at least; a zero vector stays zero, with a finite gradient."""
+    """x / |x| along `axis`, in float32 at least; a zero vector stays zero, with a finite gradient.
+    """
     x = x.astype(jnp.promote_types(x.dtype, jnp.float32))
     return x * lax.rsqrt(jnp.maximum(jnp.sum(jnp.square(x), axis, keepdims=True), 1e-24))
 
@@ -108,8 +112,8 @@ def normalize(x, axis=-1):
 class BatchNorm(nn.Module):
     """Batch normalisation over the global batch, or over `groups` contiguous parts of its rows.
 
-    Statistics are float32 whatever the input; running averages keep the biased variance, as Flax and TensorFlow do.
-    The result does not depend on the number of devices.
+    Statistics are float32 whatever the input; running averages keep the biased variance, as Flax
+    and TensorFlow do. The result does not depend on the number of devices.
     """
 
     groups: int = 1
@@ -162,8 +166,9 @@ class Dropout(nn.Module):
 class Conv(nn.Module):
     """A 2-D convolution without bias, [b, h, w, c] -> [b, h', w', features].
 
-    padding: 'SAME' (TensorFlow: uneven when strided) or 'torch' (kernel // 2 on each side). On a CPU it runs as patches
-    and one matrix product, which is about twice as fast there (`benchmarks/cpu_step.py`); `form` fixes one of the two.
+    padding: 'SAME' (TensorFlow: uneven when strided) or 'torch' (kernel // 2 on each side). On a
+    CPU it runs as patches and one matrix product, which is about twice as fast there
+    (`benchmarks/cpu_step.py`); `form` fixes one of the two.
     """
 
     features: int
@@ -194,7 +199,8 @@ class Conv(nn.Module):
 
 
 def through_patches(x, w, stride: int, pads):
-    """The convolution of x [b, h, w, c] with w [k, k, c, f] as one matrix product -> [b, h', w', f]."""
+    """The convolution of x [b, h, w, c] with w [k, k, c, f] as one matrix product -> [b, h', w',
+    f]."""
     k = len(w)
     x = jnp.pad(x, ((0, 0), *pads, (0, 0)))
     h, v = ((n - k) // stride + 1 for n in x.shape[1:3])

@@ -1,7 +1,9 @@
-"""The devices: one mesh, the rows of the global batch spread over it, and every collective of the library.
+"""The devices: one mesh, the rows of the global batch spread over it, and every collective of the
+library.
 
-Lower-case `b` is this shard's examples, upper-case `B` the global batch. Inside `shard` the functions communicate;
-outside they are the identity, so that a loss is also a plain function of arrays.
+Lower-case `b` is this shard's examples, upper-case `B` the global batch. Inside `shard` the
+functions communicate; outside they are the identity, so that a loss is also a plain function of
+arrays.
 """
 
 import math
@@ -20,10 +22,12 @@ DATA = (GROUP, DEVICE)
 
 
 def make_mesh(devices=None, groups: int = 1) -> Mesh:
-    """A (group, device) mesh in process order: each process holds one contiguous piece of the global batch.
+    """A (group, device) mesh in process order: each process holds one contiguous piece of the
+    global batch.
 
-    Several slices make one group each, so that grouped statistics never leave a slice. (`jax.make_mesh` refuses
-    slices and reorders devices, which would give a process rows that are not its own.)
+    Several slices make one group each, so that grouped statistics never leave a slice.
+    (`jax.make_mesh` refuses slices and reorders devices, which would give a process rows that are
+    not its own.)
     """
     place = lambda device: (getattr(device, 'slice_index', 0), device.process_index, device.id)
     devices = sorted(jax.devices() if devices is None else devices, key=place)
@@ -33,7 +37,8 @@ def make_mesh(devices=None, groups: int = 1) -> Mesh:
 
 
 def shard(f, mesh: Mesh, in_specs, out_specs):
-    """`f` on every shard. The check of varying axes stays on: it refuses forgotten reductions while tracing."""
+    """`f` on every shard. The check of varying axes stays on: it refuses forgotten reductions while
+    tracing."""
     return jax.shard_map(f, mesh=mesh, in_specs=in_specs, out_specs=out_specs, check_vma=True)
 
 
@@ -72,7 +77,8 @@ def total(x):
 
 
 def gather(x):
-    """Rows of this shard [b, ...] -> rows of the global batch [B, ...]; gradients flow to every row."""
+    """Rows of this shard [b, ...] -> rows of the global batch [B, ...]; gradients flow to every
+    row."""
     return lax.all_gather(_varying(x, 'gather'), DATA, tiled=True) if inside() else x
 
 
@@ -88,12 +94,14 @@ def positions(b: int):
 
 
 def reduce(grads):
-    """Gradients of this shard's share of the mean loss, summed over the shards in the dtype of the parameters."""
+    """Gradients of this shard's share of the mean loss, summed over the shards in the dtype of the
+    parameters."""
     return lax.psum(grads, DATA)
 
 
 def split(groups: int):
-    """`groups` contiguous parts of the global rows -> (parts this shard holds, the axes that complete one)."""
+    """`groups` contiguous parts of the global rows -> (parts this shard holds, the axes that
+    complete one)."""
     if groups == 1:
         return 1, DATA
     outer, inner = (lax.axis_size(GROUP), lax.axis_size(DEVICE)) if inside() else (1, 1)
@@ -119,7 +127,8 @@ def replicated(mesh: Mesh) -> NamedSharding:
 
 
 def placed(shapes, mesh: Mesh):
-    """Shapes of a replicated pytree -> the same with its sharding, for a checkpoint to be restored into."""
+    """Shapes of a replicated pytree -> the same with its sharding, for a checkpoint to be restored
+    into."""
     return jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=replicated(mesh)), shapes)
 
 

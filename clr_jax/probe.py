@@ -1,4 +1,5 @@
-"""The online probe: a linear classifier trained beside any method on its stopped features, as a wrapper of the method."""
+"""The online probe: a linear classifier trained beside any method on its stopped features, as a
+wrapper of the method."""
 
 import jax
 import jax.numpy as jnp
@@ -9,10 +10,12 @@ from clr_jax.method import Method
 
 
 def probed(method: Method, classes: int) -> Method:
-    """`method` with a linear probe. Parameters become {'method': ..., 'probe': ...}; the method's own are untouched.
+    """`method` with a linear probe. Parameters become {'method': ..., 'probe': ...}; the method's
+    own are untouched.
 
-    The probe reads the training features h of every view under a stopped gradient, and the batch's `label` [b], where
-    -1 means none. Give it its own optimizer: `optimizers.each({'method': ..., 'probe': ...})`.
+    The probe reads the training features h of every view under a stopped gradient, and the batch's
+    `label` [b], where -1 means none. Give it its own optimizer: `optimizers.each({'method': ...,
+    'probe': ...})`.
     """
 
     def init(key, batch, pretrained=None):

@@ -139,11 +139,12 @@ def fit(config: dict, workdir: str):
     mesh = parallel.make_mesh(groups=config['bn_groups'])
     batch_size = config['batch_size']
     parallel.check_batch(batch_size, mesh, config['bn_groups'])
-    train, test = (sources.load(config['data'], split) for split in ('train', 'test'))
+    train = sources.load(config['data'], 'train')
     run = describe(config, train.size, train.classes or 0)
     pretrained = pretrained_encoder(run, mesh, **config['pretrained']) if config['pretrained']['workdir'] else None
     blank = blank_batch(run.views, 2)
     ts = make_state(run.method, run.optimizer, mesh, blank, seed=config['seed'], pretrained=pretrained)
+    judge = online_knn(config, run.method, mesh, train) if train.classes else None
     claim(workdir, config)
 
     checkpoints = Checkpoints(workdir, config['keep'])
@@ -158,7 +159,6 @@ def fit(config: dict, workdir: str):
     step = make_step(
         run.method, run.optimizer, mesh, seed=config['seed'], health_every=config['log_every'], **pace
     )
-    judge = online_knn(run.method, mesh, train, test, config['evaluation']) if train.classes else None
     log = Log(workdir, start=start, total_steps=run.total_steps, batch_size=batch_size)
     say(
         f'{config["method"]["name"]} on {train.name}: {train.size} examples, {run.total_steps} steps of {batch_size} '
@@ -192,20 +192,22 @@ def fit(config: dict, workdir: str):
                 f'{metrics["gradient_norm"]}): lower config.optimizer.learning_rate; checkpoints before it are good',
                 NO_PROGRESS,
             )
-        with log.pause():
-            if judging and judge:
+        if judging and judge:
+            with log.pause():
                 metrics['knn_top1'] = judge(ts.params, ts.state)
-            if saving:
-                checkpoints.save(number, ts, position, metrics.get('knn_top1'))
         log.write(number, metrics | {'learning_rate': float(run.learning_rate(number - 1))})
+        if saving:  # after the log, so that none of its lines is missing after a resume
+            with log.pause():
+                checkpoints.save(number, ts, position, metrics.get('knn_top1'))
     checkpoints.close()
     log.close()
     say(f'done: {workdir}')
 
 
-def online_knn(method: Method, mesh, train, test, evaluation: dict) -> Callable:
+def online_knn(config: dict, method: Method, mesh, train: sources.Source) -> Callable:
     """-> judge(params, state): top-1 of nearest neighbours, on the first examples of a fixed order of each split."""
-    run = forward(method.features, mesh)
+    run, evaluation = forward(method.features, mesh), config['evaluation']
+    test = sources.load(config['data'], 'test')
     pick = lambda source, n: index.permutation(np.arange(min(n, source.size)), source.size, index.key(0))
     chosen = pick(train, evaluation['train_examples']), pick(test, evaluation['test_examples'])
     view = {'size': evaluation['size'], 'crop': evaluation['crop']}
@@ -237,7 +239,7 @@ def pretrained_encoder(run: Run, mesh, workdir: str, step: int):
     variables = other.method.encoder(ts.params, ts.state)
     new = jax.eval_shape(lambda: make_state(run.method, run.optimizer, mesh, blank_batch(run.views, 2), seed=0))
     ours = run.method.encoder(new.params, new.state)
-    check_structure(shapes(variables), ours, f'the encoder of config.pretrained.workdir={workdir}, step {step},')
+    check_structure(shapes(variables), ours, f'the encoder of step {step} of config.pretrained.workdir={workdir}')
     return variables
 
 

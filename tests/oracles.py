@@ -1,6 +1,7 @@
-"""What the library computes, a second time: NumPy float64 loops straight from the equations, on the global batch.
+"""What the library computes, a second time: NumPy float64 loops straight from the equations.
 
-Nothing here is clever, nothing is shared with `clr_jax`, and gradients are central differences, which know no calculus.
+Each takes the global batch. Nothing here is clever, nothing is shared with `clr_jax`, and gradients
+are central differences, which know no calculus.
 """
 
 import itertools
@@ -19,7 +20,7 @@ def assert_close(actual, expected, tolerance=1e-5):
 def gradient(f, *arrays, step=1e-5):
     """The gradients of a scalar function of NumPy arrays, one central difference for each entry.
 
-    In float64 their error is about step^2 times the third derivative plus 1e-16 / step: 1e-10 or so.
+    In float64 their error is about step^2 f''' / 6 + 1e-16 f / step: 1e-10 or so.
     """
     arrays = [np.array(x, np.float64) for x in arrays]
     slopes = [np.zeros_like(x) for x in arrays]
@@ -62,7 +63,7 @@ def nt_xent(z, temperature, normalized=True):
 
 
 def nt_logistic(z, temperature, normalized=True):
-    """Chen et al., 2020, table 2, with the mean over negatives and then over all 2B views. z: [B, 2, d]."""
+    """Chen et al., 2020, table 2; the mean over negatives, then over all 2B views. z: [B, 2, d]."""
     softplus = lambda x: np.logaddexp(0, x)  # -log sigmoid(-x)
     every = [(n, v) for n in range(len(z)) for v in range(2)]
     z = {(n, v): unit(z[n, v]) if normalized else z[n, v] for n, v in every}
@@ -75,7 +76,7 @@ def nt_logistic(z, temperature, normalized=True):
 
 
 def info_nce(query, key, temperature, negatives=None):
-    """Van den Oord et al., 2018, eq. 4: among the batch's keys, or among the own key and `negatives` [K, d]."""
+    """Van den Oord et al., 2018, eq. 4: among the keys, or the own key and `negatives` [K, d]."""
     losses = []
     for n, q in enumerate(query):
         candidates, target = (key, n) if negatives is None else ([key[n], *negatives], 0)
@@ -87,9 +88,9 @@ def info_nce(query, key, temperature, negatives=None):
 
 
 def batch_norm(x, groups, scale, bias, epsilon=1e-5):
-    """x [n, ..., c] normalised within each of `groups` contiguous parts -> (y, mean [c], biased variance [c]).
+    """x [n, ..., c] normalised in each of `groups` contiguous parts -> (y, mean [c], variance [c]).
 
-    The last two are what enters the running averages: the means over the groups.
+    The last two are what enters the running averages: means over the groups, the variance biased.
     """
     y, means, variances = [], [], []
     for part in np.split(x, groups):
@@ -108,7 +109,10 @@ def same_pads(size, kernel, stride):
 
 
 def windows(x, kernel, stride, pads, fill=0.0):
-    """-> ((i, j), window [b, kernel, kernel, c]) for every place of the output; pads: ((top, bottom), (left, right))."""
+    """-> ((i, j), window [b, kernel, kernel, c]) for every place of the output.
+
+    pads: ((top, bottom), (left, right)).
+    """
     x = np.pad(x, ((0, 0), *pads, (0, 0)), constant_values=fill)
     starts = [range(0, size - kernel + 1, stride) for size in x.shape[1:3]]
     for (i, top), (j, left) in itertools.product(*map(enumerate, starts)):
@@ -149,7 +153,10 @@ def uniformity(u):
 
 
 def effective_rank(u):
-    """exp of the entropy of the normalised eigenvalues of the covariance, from the singular values of the centred rows."""
+    """exp of the entropy of the normalised eigenvalues of the covariance.
+
+    They are the squared singular values of the centred rows.
+    """
     values = np.linalg.svd(u - u.mean(0), compute_uv=False) ** 2
     p = values / values.sum()
     return np.exp(-sum(q * np.log(q) for q in p if q > 0))

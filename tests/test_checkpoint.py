@@ -24,6 +24,9 @@ from clr_jax.checkpoint import Checkpoints, check_structure, checksum, fingerpri
 from clr_jax.entry import CONFIG, DATA, INPUT, Problem
 from clr_jax.train import TrainState
 
+# Orbax drops what it hears of a damaged step's other leaves, to whoever collects garbage.
+pytestmark = pytest.mark.filterwarnings('ignore::pytest.PytestUnraisableExceptionWarning')
+
 DTYPES = ('float32', 'float16', 'bfloat16', 'int32', 'int8', 'uint32', 'uint8', 'bool')
 BEST = {2: 0.9, 3: math.nan, 5: 0.5, 6: 0.95, 7: math.nan, 9: 0.1}  # step -> top-1; none: not judged
 
@@ -209,8 +212,8 @@ def test_fingerprints_are_the_same_on_any_devices_and_by_definition():
 def test_any_flipped_bit_changes_the_fingerprint(dtype):
     with jax.enable_x64('64' in dtype):
         kind = np.dtype(getattr(ml_dtypes, dtype, dtype))
-        original = noise(np.zeros(6, kind), 3)
-        flips = np.repeat(bits(original)[None], 6 * kind.itemsize * (1 if dtype == 'bool' else 8), 0)
+        original = noise(np.zeros(3, kind), 3)
+        flips = np.repeat(bits(original)[None], 3 * kind.itemsize * (1 if dtype == 'bool' else 8), 0)
         for n, row in enumerate(flips):
             if dtype == 'bool':
                 row[n] ^= 1
@@ -219,7 +222,7 @@ def test_any_flipped_bit_changes_the_fingerprint(dtype):
         leaves = {str(n): jnp.asarray(np.frombuffer(row.tobytes(), kind)) for n, row in enumerate(flips)}
         found = fingerprints(leaves | {'original': jnp.asarray(original)})
     expected = found.pop('original')
-    assert len(found) == len(flips) >= 6
+    assert len(found) == len(flips) >= 3
     assert expected not in found.values()
 
 

@@ -1,4 +1,6 @@
-"""The projector of SimCLR: its layers, where they have a norm, a bias or neither, and how they begin."""
+"""The projector of SimCLR: its layers, which have a norm, a bias or neither, and how they begin."""
+
+import itertools
 
 import jax
 import jax.numpy as jnp
@@ -24,7 +26,7 @@ def shapes(head):
 def test_dense_layers_have_no_bias_and_the_last_norm_no_offset(dims):
     params, stats = shapes(MLP(dims))
     expected = {}
-    for n, (before, after) in enumerate(zip((5, *dims), dims), 1):
+    for n, (before, after) in enumerate(itertools.pairwise((5, *dims)), 1):
         expected[f'dense{n}'] = {'kernel': (before, after)}
         expected[f'bn{n}'] = (
             {'scale': (after,)} if n == len(dims) else {'scale': (after,), 'bias': (after,)}

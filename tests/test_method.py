@@ -32,10 +32,16 @@ def test_a_section_is_a_call_of_the_function_it_names():
     encoder = load('clr_jax.encoders', section)
     assert isinstance(encoder, ConvNet)
     assert (encoder.widths, encoder.dropout, encoder.bn_groups) == ((4, 8), 0.25, 1)
-    assert section == {'name': 'convnet', 'widths': [4, 8], 'dropout': 0.25}  # a config is not consumed
+    assert section == {
+        'name': 'convnet',
+        'widths': [4, 8],
+        'dropout': 0.25,
+    }  # a config is not consumed
     method = load_method(name='simclr', projector=(4,), temperature=0.5)
     assert isinstance(method, Method)
-    params, _ = jax.eval_shape(lambda: method.init(jax.random.key(0), {'views': (jnp.zeros((2, 4, 4, 3)),) * 2}))
+    params, _ = jax.eval_shape(
+        lambda: method.init(jax.random.key(0), {'views': (jnp.zeros((2, 4, 4, 3)),) * 2})
+    )
     assert params['projector']['dense1']['kernel'].shape == (4, 4)
 
 
@@ -61,13 +67,20 @@ def test_an_unknown_setting_is_answered_with_the_nearest_and_all_there_are():
     line = problem(load_encoder, name='convnet', width=(4,))
     assert 'config.encoder.width:' in line
     assert 'did you mean "widths"?' in line
-    assert 'encoder' not in problem(load_method, name='simclr', x=1).split('Known: ')[1]  # given by position, not a setting
+    assert (
+        'encoder' not in problem(load_method, name='simclr', x=1).split('Known: ')[1]
+    )  # given by position, not a setting
 
 
 def test_ema_is_the_weighted_mean_of_every_leaf():
-    target, source = {'a': jnp.array([1.0, 2.0]), 'b': (jnp.array(4.0),)}, {'a': jnp.array([3.0, -2.0]), 'b': (jnp.array(8.0),)}
+    target, source = (
+        {'a': jnp.array([1.0, 2.0]), 'b': (jnp.array(4.0),)},
+        {'a': jnp.array([3.0, -2.0]), 'b': (jnp.array(8.0),)},
+    )
     found = ema(target, source, 0.75)
-    np.testing.assert_array_equal(found['a'], [1.5, 1.0])  # exact in binary: 0.75 * 1 + 0.25 * 3, 0.75 * 2 - 0.25 * 2
+    np.testing.assert_array_equal(
+        found['a'], [1.5, 1.0]
+    )  # exact in binary: 0.75 * 1 + 0.25 * 3, 0.75 * 2 - 0.25 * 2
     np.testing.assert_array_equal(found['b'][0], 5.0)
     for decay, expected in ((1.0, target), (0.0, source)):
         assert jax.tree.all(jax.tree.map(np.array_equal, ema(target, source, decay), expected))

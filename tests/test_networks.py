@@ -1,4 +1,4 @@
-"""The layers are their definitions, by example and not by device; passes keep the global numbers of their rows."""
+"""The layers are their definitions, by example and not by device; rows keep their numbers."""
 
 import itertools
 from functools import partial
@@ -39,7 +39,7 @@ FRESH = {'mean': np.zeros(3), 'var': np.ones(3)}
 @pytest.mark.parametrize('groups', [1, 2, 4])
 @pytest.mark.parametrize('devices', DEVICES)
 def test_batch_norm_is_over_the_global_batch_or_its_parts(float64, devices, groups):
-    """Output, running statistics and the exact gradient, through the statistics of rows on other devices."""
+    """Output, statistics and the exact gradient, through the statistics of all rows."""
     norm, weights = BatchNorm(groups=groups), normal(*X.shape, seed=1)
 
     def objective(x, params):
@@ -101,7 +101,7 @@ def test_batch_norm_without_scale_or_bias_has_no_such_parameter():
 
 
 def test_bfloat16_rows_have_float32_statistics():
-    """Nothing is rounded but the output, by half a unit in the last of its 8 digits: 2^-8 of a value."""
+    """Nothing is rounded but the output, by half a unit of its last digit of 8: 2^-8 of a value."""
     x = jnp.asarray(X, jnp.bfloat16)
     params = {'scale': jnp.asarray(SCALE, jnp.float32), 'bias': jnp.asarray(BIAS, jnp.float32)}
     stats = jax.tree.map(jnp.float32, FRESH)
@@ -187,7 +187,7 @@ def test_the_form_is_chosen_by_the_device_that_will_run_it(form, platform, convo
 
 
 def test_a_convolution_starts_as_he_says_and_computes_as_told():
-    """Fan-out, normal: a variance of 2 / (k k features), within five standard errors of a sample's."""
+    """Fan-out, normal: a variance of 2 / (k k features), within five standard errors."""
     x = jnp.zeros((1, 8, 8, 16))
     conv = Conv(64, dtype=jnp.bfloat16)
     kernel = conv.init(jax.random.key(0), x)['params']['kernel']

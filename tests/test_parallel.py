@@ -1,4 +1,4 @@
-"""The mesh, the rows on it and the collectives: right where they are right, and refused where they would be wrong."""
+"""The mesh, the rows on it and the collectives: exact, and refused where they would be wrong."""
 
 import functools
 from dataclasses import dataclass
@@ -21,13 +21,16 @@ def mesh_of(devices, groups=1):
     return parallel.make_mesh(jax.devices()[:devices], groups=groups)
 
 
-def everywhere(f, *args, devices=8, groups=2, out=P()):
+SAME = P()  # of a value that no longer differs
+
+
+def everywhere(f, *args, devices=8, groups=2, out=SAME):
     """f on every shard of the mesh, its arguments' rows spread over it."""
     mesh = mesh_of(devices, groups)
     return jax.jit(parallel.shard(f, mesh, tuple(P(DATA) for _ in args), out))(*args)
 
 
-def trace(f, *args, groups=2, out=P()):
+def trace(f, *args, groups=2, out=SAME):
     """As `everywhere`, but traced only."""
     on_shards = parallel.shard(f, mesh_of(8, groups), tuple(P(DATA) for _ in args), out)
     return jax.eval_shape(on_shards, *args)
@@ -57,7 +60,7 @@ def test_a_mesh_has_as_many_groups_as_the_devices_can_share(groups, shape):
 
 
 def test_a_mesh_is_in_the_order_of_processes_however_the_devices_come():
-    """Process 0 holds 3 and 7, process 1 holds 1 and 5: neighbours of one process stay neighbours."""
+    """Process 0 holds 3 and 7, process 1 holds 1 and 5: neighbours in a process stay neighbours."""
     devices = [Device(7, 0), Device(5, 1), Device(3, 0), Device(1, 1)]
     assert [d.id for d in parallel.make_mesh(devices, groups=2).devices.flat] == [3, 7, 1, 5]
     assert list(parallel.make_mesh(jax.devices()[::-1]).devices.flat) == jax.devices()
@@ -146,7 +149,7 @@ def test_a_mean_of_what_is_the_same_everywhere_is_itself():
 
 @pytest.mark.parametrize('devices', [1, 2, 8])
 def test_the_gradient_of_gather_is_exact(float64, devices):
-    """Each row of f(gather(x)) depends on every row of x: shares of the gradient come back to their owners."""
+    """Each row of f(gather(x)) depends on every row of x: shares of the gradient come back."""
     weights = np.random.default_rng(1).normal(size=(B, B))
 
     def objective(x):

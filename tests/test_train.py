@@ -39,12 +39,17 @@ def tiny_simclr(bn_groups: int = 1, dtype=None) -> Method:
 
 def double(tree):
     """Every float leaf in float64."""
-    return jax.tree.map(lambda x: x.astype(np.float64) if jnp.issubdtype(x.dtype, jnp.floating) else x, tree)
+    return jax.tree.map(
+        lambda x: x.astype(np.float64) if jnp.issubdtype(x.dtype, jnp.floating) else x, tree
+    )
 
 
 def kinds(tree) -> dict:
     """What a compiled step is specialised to."""
-    return {path: (jax.typeof(x).str_short(), jax.typeof(x).weak_type) for path, x in paths(tree).items()}
+    return {
+        path: (jax.typeof(x).str_short(), jax.typeof(x).weak_type)
+        for path, x in paths(tree).items()
+    }
 
 
 def shapes_on(mesh, ts, batch):
@@ -81,7 +86,9 @@ def run_simclr(start: train.TrainState, devices: int, bn_groups: int) -> Run:
 @pytest.fixture(scope='module')
 def runs():
     """{(devices, bn_groups): Run}."""
-    start = jax.device_get(train.make_state(tiny_simclr(), SGD, parallel.make_mesh(), simclr_batch(0), seed=5))
+    start = jax.device_get(
+        train.make_state(tiny_simclr(), SGD, parallel.make_mesh(), simclr_batch(0), seed=5)
+    )
     return {(n, groups): run_simclr(start, n, groups) for groups in (1, 2) for n in (1, 2, 8)}
 
 
@@ -92,7 +99,9 @@ def test_every_leaf_is_the_same_on_any_number_of_devices(runs, devices, bn_group
     for path, leaf in one.states[-1].items():
         np.testing.assert_allclose(many.states[-1][path], leaf, rtol=0, atol=1e-9, err_msg=path)
         assert np.all(np.isfinite(leaf)), path
-    still = [path for path in one.states[0] if np.array_equal(one.states[0][path], one.states[-1][path])]
+    still = [
+        path for path in one.states[0] if np.array_equal(one.states[0][path], one.states[-1][path])
+    ]
     assert not still  # equal because nothing happened would prove nothing
 
 
@@ -106,10 +115,15 @@ def test_groups_of_batch_statistics_matter(runs):
 def test_metrics_are_of_the_global_batch(runs, bn_groups):
     for step in range(STEPS):
         for devices in (2, 8):
-            expected, found = runs[1, bn_groups].metrics[step], runs[devices, bn_groups].metrics[step]
+            expected, found = (
+                runs[1, bn_groups].metrics[step],
+                runs[devices, bn_groups].metrics[step],
+            )
             assert found.keys() == expected.keys()
             for name in expected:
-                np.testing.assert_allclose(found[name], expected[name], rtol=0, atol=1e-9, err_msg=f'{name} of {step}')
+                np.testing.assert_allclose(
+                    found[name], expected[name], rtol=0, atol=1e-9, err_msg=f'{name} of {step}'
+                )
 
 
 def test_health_is_measured_every_fourth_step_and_at_the_last(runs):
@@ -126,7 +140,9 @@ def test_a_step_returns_the_like_of_its_state_and_is_compiled_once(runs):
         assert [int(state['step']) for state in run.states] == list(range(STEPS + 1))
 
 
-@pytest.mark.parametrize('name', ['simclr_digits', 'simclr_imagenet'])  # AdamW, LARS in groups under bfloat16
+@pytest.mark.parametrize(
+    'name', ['simclr_digits', 'simclr_imagenet']
+)  # AdamW, LARS in groups under bfloat16
 def test_the_state_keeps_structure_shape_dtype_and_weakness(name):
     resolved = config(name, 'smoke').to_dict()
     run = train.describe(resolved, examples=1437, classes=10)
@@ -166,7 +182,9 @@ def test_gradients_are_summed_in_float32_under_bfloat16_compute(monkeypatch):
     assert not [kind for kind in summed if not kind.endswith('f32')]
 
     monkeypatch.setattr(parallel, 'vary', lambda tree, axes=parallel.DATA: tree)
-    monkeypatch.setattr(parallel, 'reduce', lambda grads: grads)  # differentiation itself then sums, in bfloat16
+    monkeypatch.setattr(
+        parallel, 'reduce', lambda grads: grads
+    )  # differentiation itself then sums, in bfloat16
     assert [kind for kind in all_reduced(lowered()) if kind.endswith('bf16')]
 
 
@@ -188,7 +206,12 @@ def regression() -> Method:
         x = batch['views'][0]
         error = x @ params['w'] - batch['label']  # [b]
         value = jnp.square(error).mean()
-        return value, Aux(state._replace(loss=time), {'index': batch['index'].astype(x.dtype).mean()}, x[:, None], x[:, None])
+        return value, Aux(
+            state._replace(loss=time),
+            {'index': batch['index'].astype(x.dtype).mean()},
+            x[:, None],
+            x[:, None],
+        )
 
     def features(params, state, batch):
         return {'h': batch['views'][0]}
@@ -207,10 +230,16 @@ def regression_batch() -> dict:
 
 def regression_step(devices: int, start: int, **pace):
     """One step of `regression` from step `start`, in float64 at a rate of 0.1 -> (new state, metrics, old state)."""
-    mesh, optimizer, batch = parallel.make_mesh(jax.devices()[:devices]), optax.sgd(0.1), regression_batch()
+    mesh, optimizer, batch = (
+        parallel.make_mesh(jax.devices()[:devices]),
+        optax.sgd(0.1),
+        regression_batch(),
+    )
     ts = double(train.make_state(regression(), optimizer, mesh, batch, seed=0))
     old = jax.device_put(ts._replace(step=jnp.array(start, jnp.int32)), parallel.replicated(mesh))
-    ts, metrics = train.make_step(regression(), optimizer, mesh, seed=0, **pace)(old, parallel.spread(batch, mesh))
+    ts, metrics = train.make_step(regression(), optimizer, mesh, seed=0, **pace)(
+        old, parallel.spread(batch, mesh)
+    )
     return jax.device_get(ts), jax.device_get(metrics), old
 
 
@@ -225,7 +254,8 @@ def test_a_step_is_one_of_gradient_descent_on_the_global_batch(float64, devices)
     np.testing.assert_allclose(metrics['loss'], np.square(error).mean(), rtol=1e-12)
     np.testing.assert_allclose(metrics['gradient_norm'], np.linalg.norm(gradient), rtol=1e-12)
     np.testing.assert_allclose(metrics['index'], batch['index'].mean(), rtol=1e-12)
-    assert old.step.is_deleted() and old.params['w'].is_deleted()  # their memory is the new state's
+    assert old.step.is_deleted()  # its memory is the new state's
+    assert old.params['w'].is_deleted()
 
 
 def test_the_loss_sees_this_step_and_update_the_next(float64):

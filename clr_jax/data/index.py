@@ -1,7 +1,8 @@
 """Stateless order and randomness in closed form: permutations of the examples and named draws.
 
-Everything is a function of its arguments in 64-bit integers, the same on every machine and with every
-version of the libraries: a run resumes at any step, on any number of processes, with no state to save.
+Everything is a function of its arguments in 64-bit integers, the same on every machine and with
+every version of the libraries: a run resumes at any step, on any number of processes, with no state
+to save.
 """
 
 import hashlib

@@ -1,4 +1,5 @@
-"""A small convolutional network for tiny images: 3x3 convolutions, batch norm, ReLU, average pooling."""
+"""A small convolutional network for tiny images: 3x3 convolutions, batch norm, ReLU, average
+pooling."""
 
 from typing import Any
 
@@ -26,5 +27,6 @@ class ConvNet(nn.Module):
 
 
 def convnet(*, widths=(32, 64, 128, 256), dropout=0.0, bn_groups=1, conv='auto', dtype=None) -> ConvNet:
-    """A `ConvNet`. conv: form of the convolution (auto | direct | patches); dtype: of the computation (None: as given)."""
+    """A `ConvNet`. conv: form of the convolution (auto | direct | patches); dtype: of the
+    computation (None: as given)."""
     return ConvNet(tuple(widths), dropout, bn_groups, conv, dtype)

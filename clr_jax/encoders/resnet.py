@@ -1,4 +1,5 @@
-"""Residual networks (He et al., 2015; arXiv:1512.03385), with the stride in the 3x3 convolution (v1.5)."""
+"""Residual networks (He et al., 2015; arXiv:1512.03385), with the stride in the 3x3 convolution
+(v1.5)."""
 
 from functools import partial
 from typing import Any
@@ -89,10 +90,10 @@ def resnet(
 ) -> ResNet:
     """A ResNet of `depth` 18, 34, 50, 101, 152 or 200, all its channels multiplied by `width`.
 
-    small_stem: 3x3 stride 1 and no max-pool, for images of 32 pixels (CIFAR). zero_init: the last norm of each block
-    starts at zero. padding, pool_padding: 'SAME' or 'torch'; the official SimCLR pads convolutions as torch and the
-    max-pool SAME. conv: its form (auto | direct | patches). dtype: of the computation, e.g. bfloat16; parameters and
-    statistics stay float32.
+    small_stem: 3x3 stride 1 and no max-pool, for images of 32 pixels (CIFAR). zero_init: the last
+    norm of each block starts at zero. padding, pool_padding: 'SAME' or 'torch'; the official SimCLR
+    pads convolutions as torch and the max-pool SAME. conv: its form (auto | direct | patches).
+    dtype: of the computation, e.g. bfloat16; parameters and statistics stay float32.
     """
     if depth not in BLOCKS:
         raise Problem(f'encoder.depth={depth}: a resnet has one of {", ".join(map(str, BLOCKS))}')

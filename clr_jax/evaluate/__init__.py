@@ -1,1 +1,2 @@
-"""Evaluation of frozen features: protocols are named, versioned data, recorded with every number."""
+"""Evaluation of frozen features: protocols are named, versioned data, recorded with every number.
+"""

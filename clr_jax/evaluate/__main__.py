@@ -1,6 +1,7 @@
 """Evaluate a run: `python -m clr_jax.evaluate --workdir=runs/simclr_digits --protocol=knn`.
 
-Prints one JSON line per source of features on stdout and appends it to `results.jsonl` in the workdir.
+Prints one JSON line per source of features on stdout and appends it to `results.jsonl` in the
+workdir.
 """
 
 from absl import flags

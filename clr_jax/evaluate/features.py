@@ -19,13 +19,15 @@ class Features(NamedTuple):
 
 
 def forward(features: Callable, mesh) -> Callable:
-    """A method's `features` on the mesh: (params, state, batch) -> h [B, d] whole on every device, compiled once."""
+    """A method's `features` on the mesh: (params, state, batch) -> h [B, d] whole on every device,
+    compiled once."""
     on_shard = lambda params, state, batch: parallel.gather_state(features(params, state, batch)['h'])
     return jax.jit(parallel.shard(on_shard, mesh, (P(), P(), P(parallel.DATA)), P()))
 
 
 def extract(run: Callable, mesh, source, *, size: int, crop: float, indices=None, batch_size: int = 256) -> Features:
-    """`run(batch) -> [B, d]` over the central crops of `source` (or of the examples `indices`), in their order."""
+    """`run(batch) -> [B, d]` over the central crops of `source` (or of the examples `indices`), in
+    their order."""
     batch_size = -(-batch_size // mesh.size) * mesh.size
     rows = parallel.rows(mesh, batch_size)
     count = source.size if indices is None else len(indices)

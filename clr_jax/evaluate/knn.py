@@ -1,4 +1,5 @@
-"""Weighted nearest neighbours (Wu et al., 2018; arXiv:1805.01978): no training, the cheapest honest look at features."""
+"""Weighted nearest neighbours (Wu et al., 2018; arXiv:1805.01978): no training, the cheapest honest
+look at features."""
 
 from functools import partial
 from typing import NamedTuple
@@ -11,7 +12,8 @@ from clr_jax.networks import normalize
 
 
 class Knn(NamedTuple):
-    """Cosine similarity s to every training example; the k nearest vote for their class with weight exp(s / temperature)."""
+    """Cosine similarity s to every training example; the k nearest vote for their class with weight
+    exp(s / temperature)."""
 
     version: int = 1
     k: int = 20
@@ -40,9 +42,11 @@ def _vote(h, bank, labels, k, temperature, classes):
 
 
 def nearest(similarity, k: int, block: int = 64):
-    """The k largest of each row of [m, n] and their columns, exactly, as `lax.top_k`, in two short sorts.
+    """The k largest of each row of [m, n] and their columns, exactly, as `lax.top_k`, in two short
+    sorts.
 
-    The k largest lie in the k blocks of columns with the largest maxima: 20 times faster than one sort at n = 50,000.
+    The k largest lie in the k blocks of columns with the largest maxima: 20 times faster than one
+    sort at n = 50,000.
     """
     m, n = similarity.shape
     if n <= 2 * k * block:
@@ -56,7 +60,8 @@ def nearest(similarity, k: int, block: int = 64):
 
 
 def _chunks(h, rows: int):
-    """Pieces of `rows` rows, the last padded with zeros, so that one compiled program serves all."""
+    """Pieces of `rows` rows, the last padded with zeros, so that one compiled program serves all.
+    """
     for i in range(0, len(h), rows):
         piece = h[i : i + rows]
         yield np.pad(piece, ((0, rows - len(piece)), (0, 0)))

@@ -1,4 +1,5 @@
-"""Linear evaluation: multinomial logistic regression on frozen features, its learning rate chosen on held-out training data."""
+"""Linear evaluation: multinomial logistic regression on frozen features, its learning rate chosen
+on held-out training data."""
 
 from functools import partial
 from typing import NamedTuple
@@ -12,10 +13,12 @@ from clr_jax.data import index
 
 
 class Linear(NamedTuple):
-    """Nesterov SGD with a cosine to zero on features standardised by the training set's mean and deviation.
+    """Nesterov SGD with a cosine to zero on features standardised by the training set's mean and
+    deviation.
 
-    Features are of the central crop (no augmentation), so that they are computed once; the published protocols train
-    on random crops and come out slightly higher on large images. One classifier per learning rate, all at once.
+    Features are of the central crop (no augmentation), so that they are computed once; the
+    published protocols train on random crops and come out slightly higher on large images. One
+    classifier per learning rate, all at once.
     """
 
     version: int = 1
@@ -29,7 +32,8 @@ class Linear(NamedTuple):
 
 
 def linear(protocol: Linear, train, test, classes: int, seed: int = 0) -> dict:
-    """-> {'top1', 'learning_rate'} of the classifier whose rate did best on the held-out part of the training set."""
+    """-> {'top1', 'learning_rate'} of the classifier whose rate did best on the held-out part of
+    the training set."""
     mean, deviation = train.h.mean(0), train.h.std(0) + 1e-6
     train_h, test_h = ((h - mean) / deviation for h in (train.h, test.h))
     order = index.permutation(np.arange(len(train_h)), len(train_h), index.key(seed, 'holdout'))

@@ -27,11 +27,12 @@ PROTOCOLS: dict[str, tuple[Callable, Any]] = {
 
 
 def evaluate(workdir, name, *, step=-1, labels_per_class=0, draws=0, baselines=False, data_dir=None) -> list[dict]:
-    """Evaluate the run in `workdir` by the protocol `name`; print and append one record per source of features.
+    """Evaluate the run in `workdir` by the protocol `name`; print and append one record per source
+    of features.
 
-    With `labels_per_class` n, only n labels of each class are used, drawn `draws` times by the seeds 0, 1, ...: `top1`
-    is the mean, `top1_std` the standard deviation over draws. `baselines` adds `random` (the encoder as initialised
-    with the run's seed) and `pixels` to `encoder`.
+    With `labels_per_class` n, only n labels of each class are used, drawn `draws` times by the
+    seeds 0, 1, ...: `top1` is the mean, `top1_std` the standard deviation over draws. `baselines`
+    adds `random` (the encoder as initialised with the run's seed) and `pixels` to `encoder`.
     """
     if name not in PROTOCOLS:
         raise Problem(f'--protocol={name} does not exist: {nearest(name, PROTOCOLS)}')

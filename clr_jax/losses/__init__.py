@@ -1,1 +1,2 @@
-"""Losses: pure functions of arrays, exact over the global batch inside `parallel.shard`, plain functions outside it."""
+"""Losses: pure functions of arrays, exact over the global batch inside `parallel.shard`, plain
+functions outside it."""

@@ -1,11 +1,12 @@
 """Losses that tell a positive from the negatives of the global batch.
 
-Each takes this shard's rows and returns their mean; negatives are gathered from every shard, with their gradients. Outside
-a mesh the arrays given are the whole batch:
+Each takes this shard's rows and returns their mean; negatives are gathered from every shard, with
+their gradients. Outside a mesh the arrays given are the whole batch:
 
 >>> z = jax.random.normal(jax.random.key(0), (8, 2, 16))  # 8 examples, 2 views, 16 dimensions
 >>> nt_xent(z, temperature=0.1).shape
 ()
+
 """
 
 import jax
@@ -17,12 +18,14 @@ from clr_jax.networks import normalize
 
 
 def nt_xent(z, temperature=0.1, *, normalized=True, constant='paper'):
-    """Normalised temperature-scaled cross entropy (Chen et al., 2020, eq. 1). z: [b, 2, d], two views of each example.
+    """Normalised temperature-scaled cross entropy (Chen et al., 2020, eq. 1). z: [b, 2, d], two
+    views of each example.
 
-    The mean over all 2B views of -log exp(s_ij / t) / sum_{k != i} exp(s_ik / t), s the cosine similarity
-    (`normalized=False`: the dot product), j the other view, k over the 2B - 1 other views of the global batch.
-    constant='paper' is that mean; 'official' is the official code's sum of the two directions, twice as large. It matters
-    where the loss's scale does: weight decay against LARS, and the step of biases and norms, which LARS does not adapt.
+    The mean over all 2B views of -log exp(s_ij / t) / sum_{k != i} exp(s_ik / t), s the cosine
+    similarity (`normalized=False`: the dot product), j the other view, k over the 2B - 1 other
+    views of the global batch. constant='paper' is that mean; 'official' is the official code's sum
+    of the two directions, twice as large. It matters where the loss's scale does: weight decay
+    against LARS, and the step of biases and norms, which LARS does not adapt.
     """
     rows, keys, siblings, itself = _against_all(z, normalized)
     logits = jnp.where(itself, -jnp.inf, rows @ keys.T / temperature)  # [2b, 2B]
@@ -32,8 +35,9 @@ def nt_xent(z, temperature=0.1, *, normalized=True, constant='paper'):
 def nt_logistic(z, temperature=0.1, *, normalized=True):
     """Logistic loss of positives and negatives (Chen et al., 2020, table 2). z: [b, 2, d].
 
-    -log sigmoid(s+ / t) - mean over the 2B - 2 negatives of log sigmoid(-s- / t), mean over the 2B views. The paper does
-    not say how the negatives are weighted; a mean keeps the two terms equally heavy at any batch size.
+    -log sigmoid(s+ / t) - mean over the 2B - 2 negatives of log sigmoid(-s- / t), mean over the 2B
+    views. The paper does not say how the negatives are weighted; a mean keeps the two terms equally
+    heavy at any batch size.
     """
     rows, keys, siblings, itself = _against_all(z, normalized)
     logits = rows @ keys.T / temperature  # [2b, 2B]
@@ -46,8 +50,8 @@ def nt_logistic(z, temperature=0.1, *, normalized=True):
 def info_nce(query, key, temperature=0.1, *, negatives=None):
     """InfoNCE (van den Oord et al., 2018, eq. 4). query, key: [b, d], row by row a positive pair.
 
-    The candidates of a query are the keys of the global batch, or its own key and the rows of `negatives` [K, d].
-    Rows are used as they are: pass unit vectors for cosine similarities.
+    The candidates of a query are the keys of the global batch, or its own key and the rows of
+    `negatives` [K, d]. Rows are used as they are: pass unit vectors for cosine similarities.
     """
     query, key = _wide(query), _wide(key)
     if negatives is None:
@@ -60,16 +64,18 @@ def info_nce(query, key, temperature=0.1, *, negatives=None):
 
 
 def mutual_information_bound(loss, candidates: int):
-    """log N - L, in nats: what an InfoNCE-type loss L over N candidates (the positive among them) certifies.
+    """log N - L, in nats: what an InfoNCE-type loss L over N candidates (the positive among them)
+    certifies.
 
-    A lower bound, in expectation, of the mutual information of the two sides (van den Oord et al., 2018, eq. 5). It can
-    never exceed its ceiling log N, however much information there is.
+    A lower bound, in expectation, of the mutual information of the two sides (van den Oord et al.,
+    2018, eq. 5). It can never exceed its ceiling log N, however much information there is.
     """
     return jnp.log(candidates) - loss
 
 
 def _against_all(z, normalized):
-    """z [b, 2, d] -> its rows [2b, d], all rows [2B, d], each row's sibling [2b], and where a row meets itself [2b, 2B]."""
+    """z [b, 2, d] -> its rows [2b, d], all rows [2B, d], each row's sibling [2b], and where a row
+    meets itself [2b, 2B]."""
     b, views, d = z.shape
     if views != 2:
         raise ValueError(f'this loss is defined on two views of each example, [b, 2, d]; got {z.shape}')

@@ -1,4 +1,5 @@
-"""SimCLR (Chen et al., 2020; arXiv:2002.05709): two views of an image agree, against all others of the batch."""
+"""SimCLR (Chen et al., 2020; arXiv:2002.05709): two views of an image agree, against all others of
+the batch."""
 
 import jax.numpy as jnp
 
@@ -22,8 +23,9 @@ def simclr(
 ) -> Method:
     """Both views pass the network together: they share batch statistics, in which methods differ.
 
-    projector: widths of its layers, 1 to 3 of them. loss: nt_xent (the paper's) or nt_logistic. constant: of nt_xent,
-    'paper' (mean over views) or 'official' (the code's sum of both directions). dtype: of the projector's computation.
+    projector: widths of its layers, 1 to 3 of them. loss: nt_xent (the paper's) or nt_logistic.
+    constant: of nt_xent, 'paper' (mean over views) or 'official' (the code's sum of both
+    directions). dtype: of the projector's computation.
     """
     losses = {
         'nt_xent': lambda z: nt_xent(z, temperature, constant=constant),

@@ -7,7 +7,8 @@ from flax.traverse_util import flatten_dict, unflatten_dict
 
 
 def begin(module, x):
-    """The variables of a module as they begin, but for the kernels: noise of NumPy's, as theirs takes long to compile."""
+    """The variables of a module as they begin; for the kernels, which take long to compile, noise
+    of NumPy's."""
 
     def others(key):
         leaves = flatten_dict(module.init(key, jnp.asarray(x), None))

@@ -1,5 +1,6 @@
 """The small network has the sizes, the statistics and the dropout it says."""
 
+import itertools
 from functools import cache, partial
 
 import jax
@@ -37,7 +38,7 @@ def test_every_layer_after_the_first_halves_the_resolution():
     outputs = [layers[f'conv{n}']['__call__'][0].shape for n in (1, 2, 3)]
     assert outputs == [(8, 9, 8, 4), (8, 5, 4, 6), (8, 3, 2, 10)]
     assert h.shape == (8, 10)
-    channels = zip((3, *WIDTHS), WIDTHS)
+    channels = itertools.pairwise((3, *WIDTHS))
     assert jax.tree.map(jnp.shape, params) == {
         name: layer
         for n, (before, after) in enumerate(channels, 1)

@@ -1,4 +1,4 @@
-"""ResNets are the published ones: their sizes, their padding, their blocks, and float32 where it must be."""
+"""ResNets are the published ones: their sizes, padding and blocks, and float32 where it must be."""
 
 import re
 from functools import cache, partial
@@ -17,7 +17,7 @@ from tests import oracles
 from tests.encoders import begin
 from tests.oracles import assert_close
 
-# Trainable parameters of the models of torchvision, less those of the classifier (512 or 2048 x 1000 + 1000).
+# Parameters of the models of torchvision, less the classifier's (512 or 2048 x 1000 + 1000).
 TORCHVISION = {18: 11_176_512, 34: 21_284_672, 50: 23_508_032, 101: 42_500_160, 152: 58_143_808}
 STAGES = {  # He et al., 2015, table 1; 200: He et al., 2016 (arXiv:1603.05027), appendix
     18: (2, 2, 2, 2),
@@ -30,7 +30,7 @@ STAGES = {  # He et al., 2015, table 1; 200: He et al., 2016 (arXiv:1603.05027),
 
 
 def parameters(depth, width=1):
-    """The number of parameters by the paper's table: a convolution has k k c f, and its norm 2 f."""
+    """How many there are by the paper's table: a convolution has k k c f, and its norm 2 f."""
     layer = lambda k, c, f: k * k * c * f + 2 * f
     count, before = layer(7, 3, 64 * width), 64 * width
     for stage, blocks in enumerate(STAGES[depth]):
@@ -185,7 +185,7 @@ TORCH, SAME = 'torch', 'SAME'
 
 @cache
 def stem(size, padding, pool_padding):
-    """Of a tiny network: its input, kernels, and what leaves the first convolution, its norm, the pooling and a strided one."""
+    """Of a tiny network: its input, two kernels and what leaves the layers up to the second."""
     network = resnet(depth=18, width=1 / 32, padding=padding, pool_padding=pool_padding)
     x = np.random.default_rng(1).normal(size=(2, size, size, 3)).astype(np.float32)
     variables = begin(network, x)

@@ -1,7 +1,7 @@
-"""The contrastive losses are their equations, in value and gradient, on any number of devices and outside any mesh."""
+"""The contrastive losses are their equations, in value and gradient, on any number of devices."""
 
 import doctest
-from functools import cache
+from functools import cache, partial
 
 import jax
 import jax.numpy as jnp
@@ -26,7 +26,7 @@ def normal(*shape, seed=0):
 
 
 def on_devices(devices, loss, whole=()):
-    """-> f(*arrays) = (value, gradients), as `train.make_step` takes them: of replicated arrays, over the mesh.
+    """-> f(*arrays) = (value, gradients) of replicated arrays, as `train.make_step` takes them.
 
     Each shard takes its rows of the arrays; those whose number is in `whole` it sees in full.
     """
@@ -143,7 +143,7 @@ def test_the_default_temperature_is_a_tenth():
 
 @pytest.mark.parametrize('name', LOSSES)
 def test_bfloat16_rows_lose_nothing_more(name):
-    """The loss of rows in bfloat16 is computed in float32; their gradient is rounded twice, by 2^-8 of it at most."""
+    """The loss of bfloat16 rows is computed in float32; gradients are rounded twice, by 2^-8."""
     loss, oracle, arrays, whole = LOSSES[name]
     rounded = [jnp.asarray(x, jnp.bfloat16) for x in arrays]
     wide = [np.asarray(x, np.float64) for x in rounded]
@@ -170,7 +170,7 @@ def test_a_zero_vector_has_a_finite_gradient(loss, dtype):
 def test_similarities_too_large_for_exp_are_no_overflow():
     z = 100 * normal(B, 2, D)
     for loss in (nt_xent, nt_logistic):
-        value, grad = jax.value_and_grad(lambda z: loss(z, normalized=False))(z)
+        value, grad = jax.jit(jax.value_and_grad(partial(loss, normalized=False)))(z)
         assert_close(value, getattr(oracles, loss.__name__)(z.astype(np.float64), 0.1, False))
         assert np.isfinite(grad).all()
 
@@ -188,7 +188,7 @@ def test_the_doctests_run():
 
 
 def gaussian_bound(information, n, batches, dims=4):
-    """[batches] bounds from pairs of correlated Gaussians of known mutual information, with the optimal critic.
+    """[batches] bounds from correlated Gaussians of known mutual information, with the best critic.
 
     It is log p(y | x) / p(y), of which what depends on x alone cancels:
     rho x.y / (1 - rho^2) - rho^2 |y|^2 / (2 (1 - rho^2)), a dot product of vectors of dims + 1.
@@ -209,7 +209,8 @@ def gaussian_bound(information, n, batches, dims=4):
 
 
 def test_the_bound_is_close_to_little_information():
-    """Below it by about e^(2 I) / N: the variance of the density ratio is e^(2 I) - 1, and N samples estimate its mean."""
+    """Below it by about e^(2 I) / N: N samples estimate the mean of density ratios, whose variance
+    is e^(2 I) - 1."""
     bounds = gaussian_bound(information=1.0, n=1024, batches=256)
     error = np.std(bounds) / np.sqrt(len(bounds))
     gap = 1.0 - np.mean(bounds)

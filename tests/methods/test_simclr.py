@@ -59,7 +59,14 @@ def outcome(devices: int, **settings):
         loss, aux = method.loss(params, state, batch, key=None, time=NOW)
         whole = parallel.gather_state
         metrics = parallel.mean(aux.metrics)
-        return parallel.mean(loss), whole(loss[None]), whole(aux.z), whole(aux.h), aux.state, metrics
+        return (
+            parallel.mean(loss),
+            whole(loss[None]),
+            whole(aux.z),
+            whole(aux.h),
+            aux.state,
+            metrics,
+        )
 
     specs = jax.P(), jax.P(), jax.P(parallel.DATA)
     with jax.enable_x64(True):
@@ -103,7 +110,9 @@ def test_the_official_constant_doubles_the_gradient(float64):
     def loss(params, constant):
         return build(constant=constant).loss(params, state, batch(), key=None, time=NOW)[0]
 
-    paper, official = jax.jit(lambda p: [jax.grad(loss)(p, c) for c in ('paper', 'official')])(params)
+    paper, official = jax.jit(lambda p: [jax.grad(loss)(p, c) for c in ('paper', 'official')])(
+        params
+    )
     for a, b in zip(jax.tree.leaves(paper), jax.tree.leaves(official), strict=True):
         np.testing.assert_allclose(b, 2 * a, rtol=1e-9, atol=1e-15)
     assert np.abs(paper['projector']['dense2']['kernel']).max() > 0.1
@@ -133,7 +142,9 @@ def test_the_projector_has_one_to_three_layers(widths):
     assert len(params['projector']) == 2 * len(widths)
     for i in range(len(widths)):
         last = i == len(widths) - 1
-        assert params['projector'][f'bn{i + 1}'].keys() == ({'scale'} if last else {'scale', 'bias'})
+        assert params['projector'][f'bn{i + 1}'].keys() == (
+            {'scale'} if last else {'scale', 'bias'}
+        )
     out = jax.eval_shape(method.features, params, state, batch())
     assert (out['h'].shape, out['z'].shape) == ((BATCH, 6), (BATCH, widths[-1]))
 

@@ -1,0 +1,143 @@
+"""Logs: what is written is what was measured, each step once, whatever a kill left behind."""
+
+import json
+import math
+
+import jax
+import numpy as np
+import pytest
+from etils import epath
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+from tensorboard.util.tensor_util import make_ndarray
+
+from clr_jax import log
+from clr_jax.log import Log, duration, say
+
+
+class Clock:
+    """A clock that the test turns."""
+
+    def __init__(self):
+        self.now = 100.0
+
+    def perf_counter(self):
+        return self.now
+
+
+@pytest.fixture
+def clock(monkeypatch):
+    clock = Clock()
+    monkeypatch.setattr(log, 'time', clock)
+    return clock
+
+
+def records(workdir):
+    return [json.loads(line) for line in (workdir / 'metrics.jsonl').read_text().splitlines()]
+
+
+def test_a_record_has_the_metrics_with_the_speed_and_the_wait_for_data(tmp_path, clock, capsys):
+    written = Log(tmp_path, start=10, total_steps=50, batch_size=64)
+    clock.now += 6  # of which 1 is spent waiting for data, and 2 do not count
+    with written.wait():
+        clock.now += 1
+    with written.pause():
+        clock.now += 2
+    written.write(14, {'loss': 0.1 + 0.2, 'std': 1.0})  # 4 steps in 7 seconds
+    with written.wait():
+        clock.now += 2
+    written.write(16, {'loss': 1.5, 'knn_top1': 0.25})  # 2 steps in 2 seconds
+    written.close()
+    first, second = records(tmp_path)
+    speed = {'examples_per_second': round(4 * 64 / 7, 2), 'data_wait': round(1 / 7, 4)}
+    assert first == {'step': 14, 'loss': 0.1 + 0.2, 'std': 1.0} | speed
+    assert second == {'step': 16, 'loss': 1.5, 'knn_top1': 0.25, 'examples_per_second': 64.0, 'data_wait': 1.0}
+    lines = capsys.readouterr().err.splitlines()
+    assert len(lines) == 2
+    for word in ('step 14/50', 'loss 0.300', 'std 1.000', '37 images/s', '0:01:03 left'):  # 36 steps at 4 / 7
+        assert word in lines[0]
+    for word in ('step 16/50', 'loss 1.500', 'knn_top1 0.250', '64 images/s', '0:00:34 left'):  # the median of 4 / 7 and 1
+        assert word in lines[1]
+
+
+def test_what_was_not_measured_is_left_out(tmp_path, clock):
+    """Health measures are NaN at the steps that do not compute them; NaN is no JSON either."""
+    written = Log(tmp_path, start=0, total_steps=4, batch_size=8)
+    clock.now += 1
+    written.write(2, {'loss': 1.0, 'std': math.nan, 'uniformity': math.inf})
+    written.close()
+    assert records(tmp_path)[0].keys() == {'step', 'loss', 'examples_per_second', 'data_wait'}
+
+
+def test_tensorboard_says_the_same(tmp_path, clock):
+    written = Log(tmp_path, start=0, total_steps=4, batch_size=8)
+    for step in (1, 2):
+        clock.now += step
+        written.write(step, {'loss': 0.5 * step})
+    written.close()
+    events = EventAccumulator(str(tmp_path)).Reload()
+    for name in ('loss', 'examples_per_second', 'data_wait'):
+        read = [(e.step, make_ndarray(e.tensor_proto)) for e in events.Tensors(name)]
+        assert read == [(record['step'], np.float32(record[name])) for record in records(tmp_path)]
+    assert {'loss', 'examples_per_second', 'data_wait'} == set(events.Tags()['tensors'])
+
+
+def test_lines_of_steps_to_be_done_again_are_dropped(tmp_path, clock):
+    lines = [json.dumps({'step': step, 'loss': 1.0}) for step in (2, 4, 6, 8)]
+    path = tmp_path / 'metrics.jsonl'
+    path.write_text('\n'.join(lines) + '\n{"step": 10, "lo')  # killed in the middle of a line
+    written = Log(tmp_path, start=4, total_steps=20, batch_size=8)
+    assert path.read_text().splitlines() == lines[:2]
+    clock.now += 1
+    written.write(6, {'loss': 2.0})
+    written.close()
+    assert [(r['step'], r['loss']) for r in records(tmp_path)] == [(2, 1.0), (4, 1.0), (6, 2.0)]
+
+
+def test_a_line_cut_anywhere_is_dropped(tmp_path, clock):
+    path, line = tmp_path / 'metrics.jsonl', '{"step": 12, "loss": 1.5}'
+    for length in range(len(line)):
+        path.write_text(f'{{"step": 1}}\n{line[:length]}')
+        Log(tmp_path, start=20, total_steps=40, batch_size=8).close()
+        assert records(tmp_path) == [{'step': 1}]
+    path.write_text(f'{{"step": 1}}\n{line}')  # only its newline is missing
+    Log(tmp_path, start=20, total_steps=40, batch_size=8).close()
+    assert records(tmp_path) == [{'step': 1}, {'step': 12, 'loss': 1.5}]
+
+
+def test_a_kill_while_lines_are_dropped_loses_none(tmp_path, clock, monkeypatch):
+    path = tmp_path / 'metrics.jsonl'
+    path.write_text('{"step": 1}\n{"step": 2}\n')
+    monkeypatch.setattr(type(epath.Path(path)), 'write_text', lambda self, text: self.write_bytes(text[:5].encode()))
+    monkeypatch.setattr(type(epath.Path(path)), 'replace', lambda *_: (_ for _ in ()).throw(SystemExit))
+    with pytest.raises(SystemExit):
+        Log(tmp_path, start=1, total_steps=40, batch_size=8)
+    assert [record['step'] for record in records(tmp_path)] == [1, 2]
+
+
+def test_a_record_is_on_disk_before_the_next_step(tmp_path, clock):
+    written = Log(tmp_path, start=0, total_steps=4, batch_size=8)
+    clock.now += 1
+    written.write(1, {'loss': 1.0})
+    assert records(tmp_path)[0]['loss'] == 1.0  # before it is closed
+    written.close()
+
+
+def test_only_the_first_process_speaks(tmp_path, clock, capsys, monkeypatch):
+    monkeypatch.setattr(jax, 'process_index', lambda: 1)
+    written = Log(tmp_path, start=0, total_steps=4, batch_size=8)
+    clock.now += 1
+    written.write(1, {'loss': 1.0})
+    written.close()
+    say('hello')
+    assert list(tmp_path.iterdir()) == []
+    assert capsys.readouterr() == ('', '')
+    monkeypatch.setattr(jax, 'process_index', lambda: 0)
+    say('hello')
+    assert capsys.readouterr() == ('', 'hello\n')  # results alone go to stdout
+
+
+@pytest.mark.parametrize(
+    ('seconds', 'text'), [(0, '0:00:00'), (59.6, '0:01:00'), (3599, '0:59:59'), (3723.4, '1:02:03'), (360000, '100:00:00')]
+)
+def test_durations(seconds, text):
+    assert duration(seconds) == text

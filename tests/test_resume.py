@@ -1,0 +1,311 @@
+"""A run that is killed at any instant, or whose newest checkpoint is damaged, and started again by the same command
+ends in the same bits as the run that was left alone; and each part of the state is needed for that.
+
+The runs are real ones: `python -m clr_jax.main` as processes of their own, on other devices than this one.
+"""
+
+import json
+import os
+import random
+import re
+import subprocess
+import sys
+import time
+
+import jax
+import numpy as np
+import pytest
+
+from clr_jax import config as configs
+from clr_jax import parallel, train
+from clr_jax.checkpoint import Checkpoints, checksum, paths
+from clr_jax.data import pipeline, sources
+from clr_jax.entry import CONFIG, INPUT, Problem
+from clr_jax.train import TrainState, blank_batch, describe, make_state, make_step, restore
+from tests.conftest import ROOT
+
+STEPS, LOG_EVERY, CHECKPOINT_EVERY = 60, 2, 4
+TINY = {
+    'steps': STEPS,
+    'batch_size': 64,
+    'log_every': LOG_EVERY,
+    'checkpoint_every': CHECKPOINT_EVERY,
+    'encoder.widths': (4, 8),
+    'encoder.dropout': 0.1,
+    'method.projector': (8, 4),
+    'evaluation.every': 20,
+    'evaluation.train_examples': 100,
+    'evaluation.test_examples': 50,
+}
+SEED = 20  # of the moments of the kills
+
+
+class Runs:
+    """Starts runs of one config; they share a cache of compiled programs, as each takes most of its time to compile."""
+
+    def __init__(self, folder):
+        self.folder = folder
+        cache = {
+            'JAX_COMPILATION_CACHE_DIR': str(folder / 'cache'),
+            'JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS': '0',
+            'JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES': '-1',
+        }
+        devices = {'XLA_FLAGS': '--xla_force_host_platform_device_count=2'}
+        self.environment = os.environ | cache | devices
+
+    def start(self, module, *flags):
+        return subprocess.Popen(
+            [sys.executable, '-m', module, *flags],
+            cwd=ROOT,
+            env=self.environment,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+
+    def train(self, workdir):
+        overrides = [f'--config.{key}={value}' for key, value in TINY.items()]
+        return self.start('clr_jax.main', '--config=configs/simclr_digits.py', f'--workdir={workdir}', *overrides)
+
+
+def finish(process) -> tuple[str, str]:
+    """Its stdout and stderr, after it ended well."""
+    out, err = process.communicate()
+    assert process.returncode == 0, err
+    return out, err
+
+
+def committed(workdir) -> list[int]:
+    folder = workdir / 'checkpoints'
+    return sorted(int(p.name) for p in folder.iterdir() if p.name.isdigit()) if folder.exists() else []
+
+
+def kill(process, workdir, after: int, delay: float) -> int:
+    """kill -9, `delay` seconds after step `after` was committed. -> the newest step then."""
+    while max(committed(workdir), default=0) < after:
+        assert process.poll() is None, process.stderr.read()
+        time.sleep(0.002)
+    time.sleep(delay)
+    process.kill()
+    assert process.wait() == -9, 'the run ended before it could be killed: give it more steps'
+    print(f'killed {delay:.3f} s after step {after}; committed: {committed(workdir)}')
+    return committed(workdir)[-1]
+
+
+def flip_a_bit(workdir, step: int):
+    """In the file with most of the arrays' bytes, which Orbax alone need not notice."""
+    path = max((workdir / 'checkpoints' / str(step) / 'state' / 'd').iterdir(), key=lambda p: p.stat().st_size)
+    content = bytearray(path.read_bytes())
+    content[len(content) // 2] ^= 16
+    path.write_bytes(content)
+
+
+def metrics(workdir) -> list[dict]:
+    lines = [json.loads(line) for line in (workdir / 'metrics.jsonl').read_text().splitlines()]
+    clocks = ('examples_per_second', 'data_wait')
+    return [{name: value for name, value in line.items() if name not in clocks} for line in lines]
+
+
+def leaves(tree) -> dict:
+    """{path: bytes}"""
+    return {path: np.asarray(x).tobytes() for path, x in paths(tree).items()}
+
+
+def differing(tree, other) -> list[str]:
+    a, b = leaves(tree), leaves(other)
+    assert a.keys() == b.keys()
+    return [path for path in a if a[path] != b[path]]
+
+
+@pytest.fixture(scope='module')
+def runs(tmp_path_factory):
+    return Runs(tmp_path_factory.mktemp('runs'))
+
+
+@pytest.fixture(scope='module')
+def straight(runs):
+    """The workdir of the run that was left alone."""
+    finish(runs.train(runs.folder / 'straight'))
+    return runs.folder / 'straight'
+
+
+@pytest.fixture(scope='module')
+def killed(runs, straight):
+    """The workdir of the run that was killed twice, after which a bit of its newest checkpoint changed."""
+    workdir, rng = runs.folder / 'killed', random.Random(SEED)
+    kill(runs.train(workdir), workdir, rng.randrange(4, 24, 4), rng.uniform(0, 0.2))
+    newest = kill(runs.train(workdir), workdir, rng.randrange(28, 44, 4), rng.uniform(0, 0.2))
+    flip_a_bit(workdir, newest)
+    _, err = finish(runs.train(workdir))
+    assert f'warning: a checkpoint is damaged, trying an older one: step {newest}' in err
+    assert f'resumed from step {newest - CHECKPOINT_EVERY}\n' in err
+    assert 'Traceback' not in err
+    return workdir
+
+
+def test_every_leaf_of_the_resumed_run_is_that_of_the_straight_run(straight, killed, pieces):
+    (_, expected, step), (_, found, also) = restore(straight), restore(killed)
+    assert step == also == int(expected.step) == STEPS
+    assert differing(expected, found) == []
+    assert differing(expected, pieces.fresh) == list(leaves(expected))  # none is equal for want of training
+
+
+def test_the_resumed_run_keeps_the_same_checkpoints(straight, killed):
+    assert committed(straight) == committed(killed)
+    assert committed(straight)[-3:] == [STEPS - 8, STEPS - 4, STEPS]
+    for step in committed(straight):
+        assert differing(restore(straight, step)[1], restore(killed, step)[1]) == []
+    assert configs.saved(straight) == configs.saved(killed)
+
+
+def test_each_logged_step_is_there_once_with_the_same_values(straight, killed):
+    expected = metrics(straight)
+    assert [line['step'] for line in expected] == [*range(LOG_EVERY, STEPS + 1, LOG_EVERY)]
+    assert metrics(killed) == expected
+    judged = [line['step'] for line in expected if 'knn_top1' in line]
+    assert judged == [20, 40, 60]
+    assert all({'loss', 'learning_rate', 'std', 'probe_top1', 'gradient_norm'} <= line.keys() for line in expected)
+
+
+def test_what_a_run_leaves_behind(straight):
+    events = [p.name for p in straight.iterdir() if p.name.startswith('events.out.tfevents')]
+    assert len(events) == 1
+    left = {p.name for p in straight.iterdir()} - {*events, 'results.jsonl'}  # of an evaluation
+    assert left == {'config.json', 'metrics.jsonl', 'checkpoints'}
+    assert configs.saved(straight)['encoder'] | {'widths': [4, 8], 'dropout': 0.1} == configs.saved(straight)['encoder']
+
+
+def test_the_command_evaluates_a_finished_run(runs, straight):
+    before = checksum(restore(straight)[1])
+    out, _ = finish(runs.start('clr_jax.evaluate', f'--workdir={straight}', '--protocol=knn', '--baselines'))
+    records = [json.loads(line) for line in out.splitlines()]  # nothing else is on stdout
+    assert [r['source'] for r in records] == ['encoder', 'random', 'pixels']
+    assert [json.loads(line) for line in (straight / 'results.jsonl').read_text().splitlines()] == records
+    run, ts, _ = restore(straight)
+    assert checksum(ts) == before
+    assert records[0]['weights'] == checksum(run.method.encoder(ts.params, ts.state))
+    assert [r['step'] for r in records] == [STEPS, 0, 0]
+
+
+# The negative control: what is left out is missed.
+
+
+class Pieces:
+    """What `fit` is made of, to run a few steps of the same run in this process."""
+
+    def __init__(self, config, workdir):
+        data = sources.load(config['data'], 'train')
+        run, self.mesh = describe(config, data.size, data.classes), parallel.make_mesh(jax.devices()[:2])
+        pace = {'steps_per_epoch': run.steps_per_epoch, 'total_steps': run.total_steps}
+        self.step = make_step(run.method, run.optimizer, self.mesh, seed=0, health_every=1000, **pace)
+        batches = pipeline.train_batches(data, run.views, seed=0, batch_size=config['batch_size'])
+        self.batches = [next(batches) for _ in range(5)]
+        blank = blank_batch(run.views, 2)
+        self.fresh = jax.device_get(make_state(run.method, run.optimizer, self.mesh, blank, seed=0))
+        self.straight = self.train(self.fresh)
+        checkpoints = Checkpoints(workdir)
+        checkpoints.save(3, self.train(self.fresh, until=3), {})
+        checkpoints.wait()
+        self.restored = jax.device_get(checkpoints.restore(self.placed(self.fresh))[0])
+        checkpoints.close()
+
+    def placed(self, ts):
+        return jax.device_put(ts, parallel.replicated(self.mesh))
+
+    def train(self, ts, until=5) -> TrainState:
+        """From a state on; it names its batches by its step, as `fit` does."""
+        ts = self.placed(ts)
+        while int(ts.step) < until:
+            ts, _ = self.step(ts, parallel.spread(self.batches[int(ts.step)], self.mesh))
+        return ts
+
+
+@pytest.fixture(scope='module')
+def pieces(straight, tmp_path_factory):
+    return Pieces(configs.saved(straight), tmp_path_factory.mktemp('pieces'))
+
+
+def test_a_state_restored_whole_goes_on_to_the_same_bits(pieces):
+    assert int(pieces.restored.step) == 3
+    assert differing(pieces.train(pieces.restored), pieces.straight) == []
+
+
+@pytest.mark.parametrize('field', TrainState._fields)
+def test_a_part_left_out_of_what_is_restored_is_missed(pieces, field):
+    without = pieces.restored._replace(**{field: getattr(pieces.fresh, field)})
+    assert differing(pieces.train(without), pieces.straight)
+
+
+def test_each_leaf_left_out_of_what_is_restored_is_missed(pieces):
+    (values, tree), firsts = jax.tree.flatten(pieces.restored), jax.tree.leaves(pieces.fresh)
+    unmissed = []
+    for n, (path, first) in enumerate(zip(paths(pieces.restored), firsts, strict=True)):
+        without = jax.tree.unflatten(tree, [*values[:n], first, *values[n + 1 :]])
+        if not differing(pieces.train(without), pieces.straight):
+            unmissed.append(path)
+    assert unmissed == []
+
+
+# From another run's weights.
+
+
+def test_a_run_starts_from_another_runs_encoder(straight, tmp_path, monkeypatch):
+    """Before its first step the encoder is the other run's, all else new."""
+    source, donor, _ = restore(straight)
+    config = configs.saved(straight) | {'seed': 7}
+    data = sources.load(config['data'], 'train')
+    run = describe(config, data.size, data.classes)
+    fresh = make_state(run.method, run.optimizer, parallel.make_mesh(), blank_batch(run.views, 2), seed=7)
+    before = []
+
+    def make_step(*args, **kwargs):
+        def step(ts, batch):
+            before.append(ts)
+            raise InterruptedError
+
+        return step
+
+    monkeypatch.setattr(train, 'make_step', make_step)
+    with pytest.raises(InterruptedError):
+        train.fit(config | {'pretrained': {'workdir': str(straight), 'step': -1}}, str(tmp_path / 'run'))
+    (started,) = before
+    encoders = [source.method.encoder(ts.params, ts.state) for ts in (started, donor, fresh)]
+    assert differing(encoders[0], encoders[1]) == []
+    assert len(encoders[0]['params']) == len(encoders[0]['batch_stats']) * 2 == 4
+    assert set(differing(started, fresh)) == {path for path in paths(fresh) if re.match('(params/method|state/stats)/encoder', path)}
+
+
+def test_the_step_to_start_from_can_be_chosen(straight):
+    run, mesh = restore(straight)[0], parallel.make_mesh()
+    taken = {}
+    for step in committed(straight)[-2:]:
+        _, ts, _ = restore(straight, step)
+        taken[step] = train.pretrained_encoder(run, mesh, str(straight), step)
+        assert differing(taken[step], run.method.encoder(ts.params, ts.state)) == []
+    assert differing(*taken.values())
+
+
+@pytest.mark.parametrize(
+    ('widths', 'words'),
+    [
+        ((4, 12), ('batch_stats/bn2/mean', 'float32[8]', 'float32[12]')),
+        ((4, 8, 8), ('lacks batch_stats/bn3/mean',)),
+        ((4,), ('has batch_stats/bn2/mean',)),
+    ],
+)
+def test_another_architecture_is_refused_by_the_name_of_a_leaf(straight, tmp_path, widths, words):
+    config = configs.saved(straight) | {'pretrained': {'workdir': str(straight), 'step': -1}}
+    config['encoder'] |= {'widths': widths}
+    with pytest.raises(Problem) as error:
+        train.fit(config, str(tmp_path / 'run'))
+    assert error.value.code == CONFIG
+    for word in (str(straight), f'step {STEPS}', *words):
+        assert word in str(error.value)
+    assert not (tmp_path / 'run').exists()
+
+
+def test_a_folder_that_is_no_run_is_refused(straight, tmp_path):
+    config = configs.saved(straight) | {'pretrained': {'workdir': str(tmp_path), 'step': -1}}
+    with pytest.raises(Problem, match=f'{tmp_path} is not the workdir of a run') as error:
+        train.fit(config, str(tmp_path / 'run'))
+    assert error.value.code == INPUT
