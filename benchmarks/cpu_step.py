@@ -2,10 +2,11 @@
 
     python benchmarks/cpu_step.py [--torch=/path/to/a/python/with/torch/and/lightly]
 
-The four-layer ConvNet of configs/simclr_cifar10_small.py, batch 128, two 32-pixel views, without input pipeline: for 1, 2
-and 4 virtual devices and both forms of convolution, once with the C library's memory settings left alone, and beside
-PyTorch with lightly's loss (its own environment). Every contender is a process that takes turns with the others; the
-median of its rounds is printed, with the ratio to the first.
+The four-layer ConvNet of configs/simclr_cifar10_small.py, batch 128, two 32-pixel views, without
+input pipeline: for 1, 2 and 4 virtual devices and both forms of convolution, once with the C
+library's memory settings left alone, and beside PyTorch with lightly's loss (its own environment).
+Every contender is a process that takes turns with the others; the median of its rounds is printed,
+with the ratio to the first.
 """
 
 import argparse
@@ -22,15 +23,26 @@ BATCH, STEPS, ROUNDS = 128, 10, 7
 
 def main():
     """Start the contenders, let them take turns, print the table."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument('--torch', default='', help='a Python that has torch and lightly')
     parser.add_argument('--rounds', type=int, default=ROUNDS)
     parser.add_argument('--worker', nargs='+', help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.worker:
         return worker(*options.worker)
-    contenders = {f'{n} devices, {form}': (sys.executable, n, form, 'kept') for n in (2, 1, 4) for form in ('patches', 'direct')}
-    contenders['2 devices, patches, memory settings alone'] = (sys.executable, 2, 'patches', 'alone')
+    contenders = {
+        f'{n} devices, {form}': (sys.executable, n, form, 'kept')
+        for n in (2, 1, 4)
+        for form in ('patches', 'direct')
+    }
+    contenders['2 devices, patches, memory settings alone'] = (
+        sys.executable,
+        2,
+        'patches',
+        'alone',
+    )
     if options.torch:
         contenders['torch + lightly'] = (options.torch, 0, 'torch', '-')
     workers = {name: Worker(*what) for name, what in contenders.items()}
@@ -39,16 +51,21 @@ def main():
         for name, one in workers.items():
             speeds[name].append(one.turn())
     reference = statistics.median(next(iter(speeds.values())))
-    print(f'images/s, median of {options.rounds} interleaved rounds of {STEPS} steps of {BATCH} on {os.cpu_count()} cores')
+    print(
+        f'images/s, median of {options.rounds} interleaved rounds of {STEPS} steps of {BATCH} on {os.cpu_count()} cores'
+    )
     for name, values in speeds.items():
         median = statistics.median(values)
-        print(f'{name:45} {median:7.1f}   {median / reference:5.2f}   ({min(values):.1f} to {max(values):.1f})')
+        print(
+            f'{name:45} {median:7.1f}   {median / reference:5.2f}   ({min(values):.1f} to {max(values):.1f})'
+        )
     for one in workers.values():
         one.process.terminate()
 
 
 class Worker:
-    """A contender in a process of its own; `turn` lets it run some steps and returns its images per second."""
+    """A contender in a process of its own; `turn` lets it run some steps and returns its images per
+    second."""
 
     def __init__(self, python, devices, form, memory):
         environment = os.environ | {
@@ -99,7 +116,9 @@ def jax_step(form, memory):
     run = train.describe(config, examples=50000, classes=0)
     mesh, blank = parallel.make_mesh(), train.blank_batch(run.views, BATCH)
     random = np.random.default_rng(0)
-    batch = blank | {'views': tuple(random.integers(0, 255, v.shape, np.uint8) for v in blank['views'])}
+    batch = blank | {
+        'views': tuple(random.integers(0, 255, v.shape, np.uint8) for v in blank['views'])
+    }
     state = train.make_state(run.method, run.optimizer, mesh, blank, seed=0)
     pace = {'steps_per_epoch': run.steps_per_epoch, 'total_steps': run.total_steps}
     compiled = train.make_step(run.method, run.optimizer, mesh, seed=0, health_every=50, **pace)
@@ -122,9 +141,18 @@ def torch_step():
     for i in range(4):
         layers += [nn.Conv2d(widths[i], widths[i + 1], 3, 1 if i == 0 else 2, 1, bias=False)]
         layers += [nn.BatchNorm2d(widths[i + 1]), nn.ReLU()]
-    head = [nn.Linear(256, 256, bias=False), nn.BatchNorm1d(256), nn.ReLU(), nn.Linear(256, 128, bias=False), nn.BatchNorm1d(128)]
+    head = [
+        nn.Linear(256, 256, bias=False),
+        nn.BatchNorm1d(256),
+        nn.ReLU(),
+        nn.Linear(256, 128, bias=False),
+        nn.BatchNorm1d(128),
+    ]
     network = nn.Sequential(*layers, nn.AdaptiveAvgPool2d(1), nn.Flatten(), *head)
-    loss, optimizer = NTXentLoss(temperature=0.1), torch.optim.AdamW(network.parameters(), 2e-3, weight_decay=1e-4)
+    loss, optimizer = (
+        NTXentLoss(temperature=0.1),
+        torch.optim.AdamW(network.parameters(), 2e-3, weight_decay=1e-4),
+    )
     images = torch.randint(0, 255, (2 * BATCH, 3, 32, 32), dtype=torch.uint8)
 
     def step():

@@ -53,5 +53,6 @@ def effective_rank(u):
     mean = parallel.mean(u.mean(0))
     covariance = parallel.mean((u - mean).T @ (u - mean) / len(u))  # [e, e]
     p = jnp.maximum(jnp.linalg.eigvalsh(covariance), 0)
-    p = jnp.where(p.sum() > 1e-12, p / p.sum(), 0)  # less is the rounding of equal rows, whose rank is 1
+    # less is the rounding of equal rows, whose rank is 1
+    p = jnp.where(p.sum() > 1e-12, p / p.sum(), 0)
     return jnp.exp(-jax.scipy.special.xlogy(p, p).sum())

@@ -48,14 +48,21 @@ def online(params, state):
 
 
 class Method(NamedTuple):
-    """A self-supervised method. `params` is what the optimizer trains, `state` everything else that
-    changes."""
+    """A self-supervised method: pure functions.
 
-    init: Callable  # (key, batch, pretrained=None) -> (params, state), from shapes alone
-    loss: Callable  # (params, state, batch, *, key, time) -> (loss, Aux), on this shard's rows
-    features: Callable  # (params, state, batch) -> {'h': [n, d], ...}, evaluation mode: what protocols use
-    update: Callable = keep  # (params, state, *, key, time) -> (params, state), whole arrays, after the optimizer
-    encoder: Callable = online  # (params, state) -> the variables to export
+    `params` is what the optimizer trains, `state` everything else that changes.
+    """
+
+    # (key, batch, pretrained=None) -> (params, state), from shapes alone
+    init: Callable
+    # (params, state, batch, *, key, time) -> (loss, Aux), on this shard's rows
+    loss: Callable
+    # (params, state, batch) -> {'h': [n, d], ...}, evaluation mode: what protocols use
+    features: Callable
+    # (params, state, *, key, time) -> (params, state), whole arrays, after the optimizer
+    update: Callable = keep
+    # (params, state) -> the variables to keep
+    encoder: Callable = online
 
 
 def make_time(step, steps_per_epoch: int, total_steps: int) -> Time:
@@ -79,7 +86,9 @@ def load(package: str, section: dict, *args):
     name = section.pop('name', None)
     files = [m.name for m in pkgutil.iter_modules(importlib.import_module(package).__path__)]
     if name not in files:
-        raise Problem(f'config.{part}.name={name!r} is not in {package.replace(".", "/")}/: {nearest(name, files)}')
+        raise Problem(
+            f'config.{part}.name={name!r} is not in {package.replace(".", "/")}/: {nearest(name, files)}'
+        )
     factory = getattr(importlib.import_module(f'{package}.{name}'), name)
     check_keywords(factory, section, f'config.{part}')
     return factory(*args, **section)
@@ -87,7 +96,11 @@ def load(package: str, section: dict, *args):
 
 def check_keywords(factory, section: dict, where: str):
     """Refuse keys of a config section that `factory` does not take by keyword."""
-    known = [p.name for p in inspect.signature(factory).parameters.values() if p.kind is p.KEYWORD_ONLY]
+    known = [
+        p.name for p in inspect.signature(factory).parameters.values() if p.kind is p.KEYWORD_ONLY
+    ]
     for key in section:
         if key not in known:
-            raise Problem(f'{where}.{key}: {factory.__name__} has no such setting; {nearest(key, known)}')
+            raise Problem(
+                f'{where}.{key}: {factory.__name__} has no such setting; {nearest(key, known)}'
+            )

@@ -37,7 +37,9 @@ class Network(nn.Module):
 
     def __call__(self, x, rows=None):
         if rows is not None and (isinstance(rows, bool) or rows.ndim != 1):
-            raise TypeError('rows: the [n] global numbers of the examples in training, None in evaluation')
+            raise TypeError(
+                'rows: the [n] global numbers of the examples in training, None in evaluation'
+            )
         h = self.encoder(x, rows)
         z = h if self.projector is None else self.projector(h, rows)
         return Outputs(h, z, z if self.predictor is None else self.predictor(z, rows))
@@ -80,10 +82,13 @@ def apply_views(network: nn.Module, params, stats, views: Sequence[jax.Array], *
     for number, shape in enumerate(dict.fromkeys(x.shape for x in views)):
         same = [i for i, x in enumerate(views) if x.shape == shape]
         x = jnp.stack([views[i] for i in same], 1)  # [b, v, ...]
-        own = None if key is None else jax.random.fold_in(key, number)  # two passes have rows of one number
-        out, stats = apply(network, params, stats, x.reshape(-1, *shape[1:]), key=own)  # [b * v, ...]
+        x = x.reshape(-1, *shape[1:])  # [b * v, ...]
+        # rows of two passes share their numbers, so each pass has a key
+        own = None if key is None else jax.random.fold_in(key, number)
+        out, stats = apply(network, params, stats, x, key=own)
         for n, i in enumerate(same):
-            outputs[i] = jax.tree.map(lambda y: y.reshape(shape[0], len(same), *y.shape[1:])[:, n], out)
+            of_view = lambda y: y.reshape(shape[0], len(same), *y.shape[1:])[:, n]
+            outputs[i] = jax.tree.map(of_view, out)
     return outputs, stats
 
 
@@ -103,8 +108,7 @@ def pool(x):
 
 
 def normalize(x, axis=-1):
-    """x / |x| along `axis`, in float32 at least; a zero vector stays zero, with a finite gradient.
-    """
+    """x / |x| along `axis`, in float32 at least; a zero vector stays zero, with a finite gradient."""
     x = x.astype(jnp.promote_types(x.dtype, jnp.float32))
     return x * lax.rsqrt(jnp.maximum(jnp.sum(jnp.square(x), axis, keepdims=True), 1e-24))
 
@@ -134,7 +138,8 @@ class BatchNorm(nn.Module):
         else:
             local, axes = parallel.split(self.groups)
             y = x.astype(wide).reshape(local, -1, c)  # [groups here, n, c]
-            mu, power = parallel.mean((y.mean(1), jnp.square(y).mean(1)), axes)  # [groups here, c], one all-reduce
+            # both in one all-reduce
+            mu, power = parallel.mean((y.mean(1), jnp.square(y).mean(1)), axes)  # [groups here, c]
             sigma2 = jnp.maximum(power - jnp.square(mu), 0)
             for running, new in ((mean, mu), (var, sigma2)):
                 fresh = parallel.mean(lax.stop_gradient(new).mean(0))
@@ -145,7 +150,8 @@ class BatchNorm(nn.Module):
         offset = -mu * factor
         if self.use_bias:
             offset = offset + self.param('bias', nn.initializers.zeros, (c,))
-        y = x.reshape(len(factor), -1, c) * factor[:, None].astype(wide) + offset[:, None].astype(wide)
+        factor, offset = (k.astype(wide)[:, None] for k in (factor, offset))  # [groups, 1, c]
+        y = x.reshape(len(factor), -1, c) * factor + offset
         return y.reshape(x.shape).astype(x.dtype)
 
 
@@ -193,7 +199,8 @@ class Conv(nn.Module):
         }
         if self.form not in ('auto', *forms):
             raise Problem(f'encoder.conv={self.form}: auto, direct or patches')
-        if self.form == 'auto':  # decided when the program is lowered, so that a CPU machine still compiles for TPUs
+        # decided when the program is lowered, so that a CPU machine still compiles for TPUs
+        if self.form == 'auto':
             return lax.platform_dependent(x, w, cpu=forms['patches'], default=forms['direct'])
         return forms[self.form](x, w)
 
@@ -205,6 +212,9 @@ def through_patches(x, w, stride: int, pads):
     x = jnp.pad(x, ((0, 0), *pads, (0, 0)))
     h, v = ((n - k) // stride + 1 for n in x.shape[1:3])
     cut = lambda i, n: slice(i, i + (n - 1) * stride + 1, stride)
-    patches = jnp.concatenate([x[:, cut(i, h), cut(j, v)] for i in range(k) for j in range(k)], -1)  # [b, h', w', k k c]
-    y = patches.reshape(-1, patches.shape[-1]) @ w.reshape(-1, w.shape[-1])  # two axes: XLA's CPU product needs them
+    patches = jnp.concatenate(
+        [x[:, cut(i, h), cut(j, v)] for i in range(k) for j in range(k)], -1
+    )  # [b, h', w', k k c]
+    # two axes: XLA's CPU product needs them
+    y = patches.reshape(-1, patches.shape[-1]) @ w.reshape(-1, w.shape[-1])
     return y.reshape(*patches.shape[:3], -1)

@@ -17,7 +17,8 @@ from jax.sharding import PartitionSpec as P
 
 from clr_jax.entry import Problem
 
-GROUP, DEVICE = 'group', 'device'  # a group: devices that may share batch statistics (a slice, or a recipe's groups)
+# a group: devices that may share batch statistics (a slice, or a recipe's groups)
+GROUP, DEVICE = 'group', 'device'
 DATA = (GROUP, DEVICE)
 
 
@@ -85,7 +86,9 @@ def gather(x):
 def gather_state(x):
     """As `gather`, without a gradient, for what enters the replicated state."""
     x = lax.stop_gradient(x)
-    return lax.all_gather(_varying(x, 'gather_state'), DATA, tiled=True, to='invarying') if inside() else x
+    if not inside():
+        return x
+    return lax.all_gather(_varying(x, 'gather_state'), DATA, tiled=True, to='invarying')
 
 
 def positions(b: int):
@@ -129,7 +132,8 @@ def replicated(mesh: Mesh) -> NamedSharding:
 def placed(shapes, mesh: Mesh):
     """Shapes of a replicated pytree -> the same with its sharding, for a checkpoint to be restored
     into."""
-    return jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=replicated(mesh)), shapes)
+    place = lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=replicated(mesh))
+    return jax.tree.map(place, shapes)
 
 
 def rows(mesh: Mesh, batch_size: int) -> tuple[int, int]:
@@ -142,11 +146,15 @@ def rows(mesh: Mesh, batch_size: int) -> tuple[int, int]:
 def spread(batch, mesh: Mesh):
     """This process's rows (NumPy, [b, ...] leaves) -> global arrays [B, ...] over the mesh."""
     data = NamedSharding(mesh, P(DATA))
-    return jax.tree.map(lambda x: jax.make_array_from_process_local_data(data, np.asarray(x)), batch)
+    place = lambda x: jax.make_array_from_process_local_data(data, np.asarray(x))
+    return jax.tree.map(place, batch)
 
 
 def _varying(x, name):
     missing = [a for a in DATA if a not in jax.typeof(x).manual_axis_type.varying]
-    if missing:  # summing or gathering equal values multiplies or repeats them by the device count, silently
-        raise ValueError(f'parallel.{name} of a value that is the same on all shards; mark it with parallel.vary')
+    # summing or gathering equal values multiplies or repeats them by the device count, silently
+    if missing:
+        raise ValueError(
+            f'parallel.{name} of a value that is the same on all shards; mark it with parallel.vary'
+        )
     return x

@@ -21,7 +21,10 @@ def probed(method: Method, classes: int) -> Method:
     def init(key, batch, pretrained=None):
         params, state = method.init(key, batch, pretrained)
         h = jax.eval_shape(method.features, params, state, batch)['h']
-        probe = {'kernel': jnp.zeros((h.shape[-1], classes), h.dtype), 'bias': jnp.zeros((classes,), h.dtype)}
+        probe = {
+            'kernel': jnp.zeros((h.shape[-1], classes), h.dtype),
+            'bias': jnp.zeros((classes,), h.dtype),
+        }
         return {'method': params, 'probe': probe}, state
 
     def loss(params, state, batch, *, key, time):
@@ -30,12 +33,16 @@ def probed(method: Method, classes: int) -> Method:
         logits = h @ params['probe']['kernel'] + params['probe']['bias']  # [b, v, classes]
         label = jnp.broadcast_to(batch['label'][:, None], logits.shape[:2])  # [b, v]
         known = label >= 0
-        count = jnp.maximum(parallel.total(known.sum()), 1) / parallel.size()  # per shard, so that a mean over shards is right
+        # per shard, so that a mean over shards is right
+        count = jnp.maximum(parallel.total(known.sum()), 1) / parallel.size()
         errors = optax.softmax_cross_entropy_with_integer_labels(logits, jnp.maximum(label, 0))
         probe_loss = jnp.where(known, errors, 0).sum() / count
         top1 = jnp.where(known, logits.argmax(-1) == label, False).sum() / count
-        value = value + (probe_loss - jax.lax.stop_gradient(probe_loss))  # its gradient; its value is exactly 0
-        return value, aux._replace(metrics=aux.metrics | {'probe_loss': probe_loss, 'probe_top1': top1})
+        # its gradient; its value is exactly 0
+        value = value + (probe_loss - jax.lax.stop_gradient(probe_loss))
+        return value, aux._replace(
+            metrics=aux.metrics | {'probe_loss': probe_loss, 'probe_top1': top1}
+        )
 
     def features(params, state, batch):
         return method.features(params['method'], state, batch)

@@ -1,9 +1,11 @@
-"""SimCLR on CIFAR-10 with a four-layer ConvNet: minutes on a laptop, and not a reproduction of anything published.
+"""SimCLR on CIFAR-10 with a four-layer ConvNet: minutes on a laptop, and not a reproduction of
+anything published.
 
     python -m clr_jax.main --config=configs/simclr_cifar10_small.py --config.data.data_dir=~/tensorflow_datasets
     python -m clr_jax.evaluate --workdir=runs/simclr_cifar10_small --protocol=knn --baselines
 
-Hardware: two CPU cores, about 8 minutes (on a CPU, XLA_FLAGS=--xla_force_host_platform_device_count=2 is faster).
+Hardware: two CPU cores, about 8 minutes (on a CPU,
+XLA_FLAGS=--xla_force_host_platform_device_count=2 is faster).
 """
 
 from clr_jax.config import default, finish
@@ -13,10 +15,22 @@ def get_config(variant=''):
     config = default()
     config.batch_size, config.epochs = 128, 4.0
     config.data = {'name': 'tfds', 'dataset': 'cifar10', 'train': 'train', 'test': 'test'}
-    config.views.view = {'size': 32, 'brightness': 0.4, 'contrast': 0.4, 'saturation': 0.4, 'hue': 0.1, 'blur': 0.0}
+    config.views.view = {
+        'size': 32,
+        'brightness': 0.4,
+        'contrast': 0.4,
+        'saturation': 0.4,
+        'hue': 0.1,
+        'blur': 0.0,
+    }
     config.encoder.update(name='convnet', widths=(32, 64, 128, 256))
     config.method.update(name='simclr', projector=(256, 128), temperature=0.1)
-    config.optimizer = {'name': 'adamw', 'learning_rate': 2e-3, 'scaling': 'none', 'weight_decay': 1e-4}
+    config.optimizer = {
+        'name': 'adamw',
+        'learning_rate': 2e-3,
+        'scaling': 'none',
+        'weight_decay': 1e-4,
+    }
     config.optimizer.schedule = {'name': 'cosine', 'warmup_epochs': 0.2}
     config.groups.norm_and_bias = {'pattern': '(bias|scale)$', 'weight_decay': 0.0}
     config.evaluation.update(every=780, train_examples=5000, test_examples=1000)

@@ -2,8 +2,9 @@
 
     python -m clr_jax.main --config=configs/simclr_folder.py --config.data.path=/path/to/images
 
-Labels, where there are subfolders, serve the online probe and nearest neighbours only. Hardware: one accelerator; set
-config.batch_size to what it holds, and config.epochs so that the run has at least some ten thousand steps.
+Labels, where there are subfolders, serve the online probe and nearest neighbours only. Hardware:
+one accelerator; set config.batch_size to what it holds, and config.epochs so that the run has at
+least some ten thousand steps.
 """
 
 from clr_jax.config import default, finish

@@ -21,7 +21,9 @@
 
 # %% tags=["parameters"]
 steps = 600
-dataset = {'name': 'digits'}  # or {'name': 'tfds', 'dataset': 'cifar10'}, {'name': 'folder', 'path': 'my/images'}
+dataset = {
+    'name': 'digits'
+}  # or {'name': 'tfds', 'dataset': 'cifar10'}, {'name': 'folder', 'path': 'my/images'}
 
 # %%
 import sys
@@ -31,7 +33,9 @@ if 'google.colab' in sys.modules:  # Colab has its own JAX and TensorFlow: leave
 
     shell = get_ipython().system
     shell("pip install -q --no-deps 'clr_jax @ git+https://github.com/clr-jax/clr_jax'")
-    shell('pip install -q clu ml-collections orbax-checkpoint importlib_resources tensorflow-datasets')
+    shell(
+        'pip install -q clu ml-collections orbax-checkpoint importlib_resources tensorflow-datasets'
+    )
 
 # %%
 import jax
@@ -55,10 +59,24 @@ print(f'{jax.device_count()} {jax.default_backend()} device(s)')
 config = configs.default()
 config.batch_size, config.steps = 128, steps
 config.data = dataset
-config.views.view = {'size': 16, 'area': (0.3, 1.0), 'flip': 0.0, 'jitter': 0.8, 'saturation': 0.0, 'hue': 0.0, 'grayscale': 0.0}
+config.views.view = {
+    'size': 16,
+    'area': (0.3, 1.0),
+    'flip': 0.0,
+    'jitter': 0.8,
+    'saturation': 0.0,
+    'hue': 0.0,
+    'grayscale': 0.0,
+}
 config.encoder.update(name='convnet', widths=(32, 64, 128))
 config.method.update(name='simclr', projector=(128, 64), temperature=0.2)
-config.optimizer = {'name': 'adamw', 'learning_rate': 2e-3, 'scaling': 'none', 'weight_decay': 1e-4, 'schedule': {}}
+config.optimizer = {
+    'name': 'adamw',
+    'learning_rate': 2e-3,
+    'scaling': 'none',
+    'weight_decay': 1e-4,
+    'schedule': {},
+}
 config = configs.finish(config).to_dict()
 
 data, test = (sources.load(config['data'], split) for split in ('train', 'test'))
@@ -110,7 +128,9 @@ history = []
 for number in range(steps):
     ts, metrics = step(ts, parallel.spread(next(batches), mesh))
     if (number + 1) % 10 == 0:
-        history.append({name: float(value) for name, value in metrics.items()} | {'step': number + 1})
+        history.append(
+            {name: float(value) for name, value in metrics.items()} | {'step': number + 1}
+        )
 
 # %%
 figure, axes = plt.subplots(1, 3, figsize=(12, 3))

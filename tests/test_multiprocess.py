@@ -44,11 +44,8 @@ def start(workdir: Path, devices: int, *flags) -> subprocess.Popen:
         *settings,
         *flags,
     ]
-    env = os.environ | {
-        'JAX_PLATFORMS': 'cpu',
-        'PYTHONPATH': str(ROOT),
-        'XLA_FLAGS': f'--xla_force_host_platform_device_count={devices}',
-    }
+    count = f'--xla_force_host_platform_device_count={devices}'
+    env = os.environ | {'XLA_FLAGS': f'{os.environ["XLA_FLAGS"]} {count}', 'PYTHONPATH': str(ROOT)}
     pipe = subprocess.PIPE
     return subprocess.Popen(command, cwd=ROOT, env=env, stdout=pipe, stderr=pipe, text=True)
 
@@ -67,7 +64,8 @@ def finish(workers: list[subprocess.Popen]) -> list[str]:
 @pytest.fixture(scope='module')
 def runs(tmp_path_factory):
     """-> (workdir of one process, workdir of two, what those two said)."""
-    one, two = tmp_path_factory.mktemp('runs') / 'one', tmp_path_factory.mktemp('runs') / 'two'
+    directory = tmp_path_factory.mktemp('runs')
+    one, two = directory / 'one', directory / 'two'
     finish([start(one, 4)])
     together = f'--coordinator=127.0.0.1:{free_port()}', '--processes=2'
     said = finish([start(two, 2, *together, f'--process={i}') for i in range(2)])

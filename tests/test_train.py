@@ -3,7 +3,6 @@
 Devices are compared in float64, where correct programs agree to 1e-12; what a step must compute is compared with NumPy.
 """
 
-import re
 from typing import NamedTuple
 
 import jax
@@ -18,6 +17,7 @@ from clr_jax.encoders.convnet import convnet
 from clr_jax.method import Aux, Method, Time
 from clr_jax.methods.simclr import simclr
 from tests.conftest import config
+from tests.steps import all_reduced, arguments, check_gradients_in_float32, double, kinds
 
 BATCH, STEPS = 16, 6
 PACE = {'seed': 5, 'steps_per_epoch': 4, 'total_steps': STEPS}
@@ -35,28 +35,6 @@ def simclr_batch(step: int, dtype=np.float64) -> dict:
 def tiny_simclr(bn_groups: int = 1, dtype=None) -> Method:
     encoder = convnet(widths=(4, 8), dropout=0.3, bn_groups=bn_groups, dtype=dtype)
     return simclr(encoder, projector=(8, 4), temperature=0.5, bn_groups=bn_groups, dtype=dtype)
-
-
-def double(tree):
-    """Every float leaf in float64."""
-    return jax.tree.map(
-        lambda x: x.astype(np.float64) if jnp.issubdtype(x.dtype, jnp.floating) else x, tree
-    )
-
-
-def kinds(tree) -> dict:
-    """What a compiled step is specialised to."""
-    return {
-        path: (jax.typeof(x).str_short(), jax.typeof(x).weak_type)
-        for path, x in paths(tree).items()
-    }
-
-
-def shapes_on(mesh, ts, batch):
-    """Arguments of a step without their values."""
-    rows = jax.sharding.NamedSharding(mesh, jax.P(parallel.DATA))
-    described = lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=rows)
-    return parallel.placed(ts, mesh), jax.tree.map(described, batch)
 
 
 class Run(NamedTuple):
@@ -150,16 +128,10 @@ def test_the_state_keeps_structure_shape_dtype_and_weakness(name):
     blank = train.blank_batch(run.views, BATCH)
     ts = jax.eval_shape(lambda: train.make_state(run.method, run.optimizer, mesh, blank, seed=0))
     step = train.make_step(run.method, run.optimizer, mesh, **PACE)
-    after, metrics = jax.eval_shape(step, *shapes_on(mesh, ts, blank))
+    after, metrics = jax.eval_shape(step, *arguments(mesh, ts, blank))
     assert kinds(after) == kinds(ts)
     assert jax.tree.structure(after) == jax.tree.structure(ts)
     assert {kind for kind, _ in kinds(metrics).values()} == {'float32[]'}
-
-
-def all_reduced(text: str) -> list[str]:
-    """Types of what a StableHLO program sums over devices, such as '8x4xf32'."""
-    operands = re.findall(r'"stablehlo\.all_reduce"\(.*?\}\) : \((.*?)\) ->', text, re.DOTALL)
-    return re.findall(r'tensor<([^>]*)>', ' '.join(operands))
 
 
 def test_gradients_are_summed_in_float32_under_bfloat16_compute(monkeypatch):
@@ -170,16 +142,11 @@ def test_gradients_are_summed_in_float32_under_bfloat16_compute(monkeypatch):
 
     def lowered():
         step = train.make_step(method, SGD, mesh, **PACE)
-        return step.lower(*shapes_on(mesh, ts, batch)).as_text()
+        return step.lower(*arguments(mesh, ts, batch)).as_text()
 
     text = lowered()
     assert 'x8x4xbf16' in text  # it does compute in bfloat16: a convolution's kernel
-    summed = all_reduced(text)
-    for path, leaf in paths(ts.params).items():
-        assert leaf.dtype == jnp.float32
-        kind = 'x'.join(map(str, (*leaf.shape, 'f32')))
-        assert kind in summed, f'the gradient of {path}, {kind}, is not among {summed}'
-    assert not [kind for kind in summed if not kind.endswith('f32')]
+    check_gradients_in_float32(text, ts.params)
 
     monkeypatch.setattr(parallel, 'vary', lambda tree, axes=parallel.DATA: tree)
     monkeypatch.setattr(

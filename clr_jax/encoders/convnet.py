@@ -21,12 +21,15 @@ class ConvNet(nn.Module):
     def __call__(self, x, rows):
         for i, width in enumerate(self.widths):
             stride = 1 if i == 0 else 2
-            x = Conv(width, stride=stride, form=self.conv, dtype=self.dtype, name=f'conv{i + 1}')(x)  # [n, s', s', width]
+            conv = Conv(width, stride=stride, form=self.conv, dtype=self.dtype, name=f'conv{i + 1}')
+            x = conv(x)  # [n, s', s', width]
             x = nn.relu(BatchNorm(groups=self.bn_groups, name=f'bn{i + 1}')(x, rows))
         return Dropout(self.dropout)(pool(x), rows)  # [n, d]
 
 
-def convnet(*, widths=(32, 64, 128, 256), dropout=0.0, bn_groups=1, conv='auto', dtype=None) -> ConvNet:
+def convnet(
+    *, widths=(32, 64, 128, 256), dropout=0.0, bn_groups=1, conv='auto', dtype=None
+) -> ConvNet:
     """A `ConvNet`. conv: form of the convolution (auto | direct | patches); dtype: of the
     computation (None: as given)."""
     return ConvNet(tuple(widths), dropout, bn_groups, conv, dtype)

@@ -37,10 +37,12 @@ class Block(nn.Module):
         y = x
         for i, (features, kernel, stride) in enumerate(layers, 1):
             y = self.conv(features, kernel, stride, name=f'conv{i}')(y)
-            y = self.norm(name=f'bn{i}', **({'scale_init': last} if i == len(layers) else {}))(y, rows)
+            scale = {'scale_init': last} if i == len(layers) else {}
+            y = self.norm(name=f'bn{i}', **scale)(y, rows)
             y = nn.relu(y) if i < len(layers) else y
         if x.shape != y.shape:
-            x = self.norm(name='downsample_bn')(self.conv(out, 1, s, name='downsample_conv')(x), rows)
+            x = self.conv(out, 1, s, name='downsample_conv')(x)
+            x = self.norm(name='downsample_bn')(x, rows)
         return nn.relu(x + y)
 
 
@@ -71,7 +73,8 @@ class ResNet(nn.Module):
         for i, blocks in enumerate(stages):
             for j in range(blocks):
                 stride = 2 if i and not j else 1
-                block = Block(channels(64 * 2**i), stride, bottleneck, self.zero_init, conv, norm, name=f'layer{i + 1}_{j}')
+                shape = (channels(64 * 2**i), stride, bottleneck, self.zero_init)
+                block = Block(*shape, conv, norm, name=f'layer{i + 1}_{j}')
                 x = block(x, rows)  # [n, s / 2^(i + 2), ..., 64 * 2^i * width (* 4)]
         return pool(x)  # [n, d]
 
@@ -100,4 +103,6 @@ def resnet(
     for name, value in (('padding', padding), ('pool_padding', pool_padding)):
         if value not in ('SAME', 'torch'):
             raise Problem(f'encoder.{name}={value}: SAME or torch')
-    return ResNet(depth, width, small_stem, zero_init, padding, pool_padding, bn_groups, conv, dtype)
+    return ResNet(
+        depth, width, small_stem, zero_init, padding, pool_padding, bn_groups, conv, dtype
+    )

@@ -1,2 +1,1 @@
-"""Evaluation of frozen features: protocols are named, versioned data, recorded with every number.
-"""
+"""Evaluation of frozen features: protocols are named, versioned data, recorded with every number."""

@@ -13,9 +13,17 @@ flags.DEFINE_string('workdir', None, 'The run to evaluate.')
 flags.DEFINE_string('protocol', 'knn', 'knn | knn200 | linear')
 flags.DEFINE_integer('step', -1, 'The checkpoint; -1: the latest.')
 flags.DEFINE_integer('labels_per_class', 0, 'Labels of each class to use; 0: all.')
-flags.DEFINE_integer('draws', 0, 'Seeds over which few labels are drawn, for mean and spread. 0: 20 with few labels, else 1.')
-flags.DEFINE_boolean('baselines', False, 'Also evaluate the encoder at random initialisation and the raw pixels.')
-flags.DEFINE_string('data_dir', None, "Where the data is now, if not where the run's config says (tfds).")
+flags.DEFINE_integer(
+    'draws',
+    0,
+    'Seeds over which few labels are drawn, for mean and spread. 0: 20 with few labels, else 1.',
+)
+flags.DEFINE_boolean(
+    'baselines', False, 'Also evaluate the encoder at random initialisation and the raw pixels.'
+)
+flags.DEFINE_string(
+    'data_dir', None, "Where the data is now, if not where the run's config says (tfds)."
+)
 entry.define_flags()
 
 

@@ -21,17 +21,24 @@ class Features(NamedTuple):
 def forward(features: Callable, mesh) -> Callable:
     """A method's `features` on the mesh: (params, state, batch) -> h [B, d] whole on every device,
     compiled once."""
-    on_shard = lambda params, state, batch: parallel.gather_state(features(params, state, batch)['h'])
+
+    def on_shard(params, state, batch):
+        return parallel.gather_state(features(params, state, batch)['h'])
+
     return jax.jit(parallel.shard(on_shard, mesh, (P(), P(), P(parallel.DATA)), P()))
 
 
-def extract(run: Callable, mesh, source, *, size: int, crop: float, indices=None, batch_size: int = 256) -> Features:
+def extract(
+    run: Callable, mesh, source, *, size: int, crop: float, indices=None, batch_size: int = 256
+) -> Features:
     """`run(batch) -> [B, d]` over the central crops of `source` (or of the examples `indices`), in
     their order."""
     batch_size = -(-batch_size // mesh.size) * mesh.size
     rows = parallel.rows(mesh, batch_size)
     count = source.size if indices is None else len(indices)
-    batches = pipeline.eval_batches(source, size=size, crop=crop, batch_size=batch_size, rows=rows, indices=indices)
+    batches = pipeline.eval_batches(
+        source, size=size, crop=crop, batch_size=batch_size, rows=rows, indices=indices
+    )
     pieces = [_piece(run, parallel.spread(batch, mesh)) for batch in batches]
     h, label = (np.concatenate(parts)[:count] for parts in zip(*pieces))
     return Features(h.astype(np.float32), label)

@@ -37,7 +37,8 @@ def _vote(h, bank, labels, k, temperature, classes):
     """h [m, d], bank [n, d] unit rows, labels [n] -> [m] the winning class."""
     similarity, neighbours = nearest(normalize(h) @ bank.T, k)  # [m, k]
     weight = jnp.exp((similarity - similarity[:, :1]) / temperature)
-    votes = jnp.zeros((len(h), classes)).at[jnp.arange(len(h))[:, None], labels[neighbours]].add(weight)
+    row = jnp.arange(len(h))[:, None]
+    votes = jnp.zeros((len(h), classes)).at[row, labels[neighbours]].add(weight)
     return votes.argmax(1)
 
 
@@ -60,8 +61,7 @@ def nearest(similarity, k: int, block: int = 64):
 
 
 def _chunks(h, rows: int):
-    """Pieces of `rows` rows, the last padded with zeros, so that one compiled program serves all.
-    """
+    """Pieces of `rows` rows, the last padded with zeros, so that one compiled program serves all."""
     for i in range(0, len(h), rows):
         piece = h[i : i + rows]
         yield np.pad(piece, ((0, rows - len(piece)), (0, 0)))

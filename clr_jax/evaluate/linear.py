@@ -28,7 +28,7 @@ class Linear(NamedTuple):
     momentum: float = 0.9
     weight_decay: float = 0.0
     normalisation: str = 'standardise'
-    holdout: float = 0.1  # of the training examples, to choose the learning rate; then trained again on all
+    holdout: float = 0.1  # of the training examples, to choose the rate; then trained on all
 
 
 def linear(protocol: Linear, train, test, classes: int, seed: int = 0) -> dict:
@@ -41,10 +41,12 @@ def linear(protocol: Linear, train, test, classes: int, seed: int = 0) -> dict:
     rest = order[len(held) :] if len(order) > len(held) else order
     rates = jnp.asarray(protocol.learning_rates)
 
-    scores = _accuracy(_train(protocol, rates, train_h[rest], train.label[rest], classes, seed), train_h[held], train.label[held])
+    tried = _train(protocol, rates, train_h[rest], train.label[rest], classes, seed)
+    scores = _accuracy(tried, train_h[held], train.label[held])
     best = int(np.argmax(scores))
     chosen = _train(protocol, rates[best : best + 1], train_h, train.label, classes, seed)
-    return {'top1': float(_accuracy(chosen, test_h, test.label)[0]), 'learning_rate': protocol.learning_rates[best]}
+    top1 = float(_accuracy(chosen, test_h, test.label)[0])
+    return {'top1': top1, 'learning_rate': protocol.learning_rates[best]}
 
 
 def _train(protocol, rates, h, label, classes, seed):
@@ -52,28 +54,39 @@ def _train(protocol, rates, h, label, classes, seed):
     batch = min(protocol.batch_size, len(h))
     steps = len(h) // batch
     place = np.arange(steps * batch)
-    orders = [index.permutation(place, len(h), index.key(seed, epoch)) for epoch in range(protocol.epochs)]
+    keys = [index.key(seed, epoch) for epoch in range(protocol.epochs)]
+    orders = [index.permutation(place, len(h), key) for key in keys]
     rows = np.stack(orders).reshape(-1, batch).astype(np.int32)  # [epochs * steps, batch]
-    return _descend(protocol._replace(learning_rates=()), classes, rates, jnp.asarray(h), jnp.asarray(label), jnp.asarray(rows))
+    data = (jnp.asarray(x) for x in (h, label, rows))
+    return _descend(protocol, classes, rates, *data)
 
 
 @partial(jax.jit, static_argnums=(0, 1))
 def _descend(protocol, classes, rates, h, label, rows):
     shape = optax.cosine_decay_schedule(1.0, len(rows))
-    descent = optax.chain(optax.add_decayed_weights(protocol.weight_decay), optax.trace(protocol.momentum, nesterov=True))
+    descent = optax.chain(
+        optax.add_decayed_weights(protocol.weight_decay),
+        optax.trace(protocol.momentum, nesterov=True),
+    )
 
     def one(rate):
-        params = {'w': jnp.zeros((h.shape[1], classes), h.dtype), 'b': jnp.zeros((classes,), h.dtype)}
+        w, b = jnp.zeros((h.shape[1], classes), h.dtype), jnp.zeros((classes,), h.dtype)
+        params = {'w': w, 'b': b}
 
         def step(carry, row):
             params, opt, n = carry
             x, y = h[row], label[row]
-            loss = lambda p: optax.softmax_cross_entropy_with_integer_labels(x @ p['w'] + p['b'], y).mean()
+
+            def loss(p):
+                logits = x @ p['w'] + p['b']
+                return optax.softmax_cross_entropy_with_integer_labels(logits, y).mean()
+
             update, opt = descent.update(jax.grad(loss)(params), opt, params)
             params = jax.tree.map(lambda p, u: p - rate * shape(n) * u, params, update)
             return (params, opt, n + 1), None
 
-        return jax.lax.scan(step, (params, descent.init(params), jnp.zeros((), jnp.int32)), rows)[0][0]
+        start = params, descent.init(params), jnp.zeros((), jnp.int32)
+        return jax.lax.scan(step, start, rows)[0][0]
 
     return jax.vmap(one)(rates)
 

@@ -26,7 +26,9 @@ PROTOCOLS: dict[str, tuple[Callable, Any]] = {
 }
 
 
-def evaluate(workdir, name, *, step=-1, labels_per_class=0, draws=0, baselines=False, data_dir=None) -> list[dict]:
+def evaluate(
+    workdir, name, *, step=-1, labels_per_class=0, draws=0, baselines=False, data_dir=None
+) -> list[dict]:
     """Evaluate the run in `workdir` by the protocol `name`; print and append one record per source
     of features.
 
@@ -46,7 +48,9 @@ def evaluate(workdir, name, *, step=-1, labels_per_class=0, draws=0, baselines=F
     train, test = (sources.load(section, split) for split in ('train', 'test'))
     if not train.classes:
         raise Problem(f'{train.name} has no labels to evaluate with')
-    fresh = make_state(run.method, run.optimizer, mesh, blank_batch(run.views, 2), seed=config['seed'])
+    fresh = make_state(
+        run.method, run.optimizer, mesh, blank_batch(run.views, 2), seed=config['seed']
+    )
     networks = {'encoder': (run.method.features, ts.params, ts.state)}
     if baselines:
         networks['random'] = (run.method.features, fresh.params, fresh.state)
@@ -56,12 +60,15 @@ def evaluate(workdir, name, *, step=-1, labels_per_class=0, draws=0, baselines=F
     records = []
     for source, (features, params, state) in networks.items():
         compiled = forward(features, mesh)
-        known, asked = (extract(lambda b: compiled(params, state, b), mesh, s, **view) for s in (train, test))
+        known, asked = (
+            extract(lambda b: compiled(params, state, b), mesh, s, **view) for s in (train, test)
+        )
         scores = []
         for seed in range(draws):
             chosen = few(known, labels_per_class, seed) if labels_per_class else known
             scores.append(run_protocol(protocol, chosen, asked, train.classes, seed))
         top1 = np.array([score['top1'] for score in scores])
+        weights = checksum(run.method.encoder(params, state)) if params else None
         extra = {k: scores[0][k] for k in scores[0] if k != 'top1'} if draws == 1 else {}
         records.append(
             {
@@ -72,7 +79,7 @@ def evaluate(workdir, name, *, step=-1, labels_per_class=0, draws=0, baselines=F
                 'top1_std': round(float(top1.std()), 5),
                 'draws': draws,
                 'step': step if source == 'encoder' else 0,
-                'weights': checksum(run.method.encoder(params, state)) if source != 'pixels' else None,
+                'weights': weights,
                 'train_examples': len(known.label),
                 'test_examples': len(asked.label),
                 'data': [train.fingerprint, test.fingerprint],
@@ -85,18 +92,22 @@ def evaluate(workdir, name, *, step=-1, labels_per_class=0, draws=0, baselines=F
         width = max(map(len, networks))
         shots = f'{labels_per_class} per class' if labels_per_class else 'all'
         for record in records:
-            say(f'{record["source"]:>{width}}  {name} top-1 {record["top1"]:.4f} +- {record["top1_std"]:.4f}, {shots} labels')
+            top1 = f'{record["top1"]:.4f} +- {record["top1_std"]:.4f}'
+            say(f'{record["source"]:>{width}}  {name} top-1 {top1}, {shots} labels')
     return records
 
 
 def few(features: Features, per_class: int, seed: int) -> Features:
     """`per_class` examples of each class, drawn by `seed`."""
-    order = index.permutation(np.arange(len(features.label)), len(features.label), index.key(seed, 'labels'))
+    n = len(features.label)
+    order = index.permutation(np.arange(n), n, index.key(seed, 'labels'))
     chosen = []
     for label in np.unique(features.label):
         of_class = order[features.label[order] == label]
         if len(of_class) < per_class:
-            raise Problem(f'--labels_per_class={per_class}: class {label} has {len(of_class)} training examples')
+            raise Problem(
+                f'--labels_per_class={per_class}: class {label} has {len(of_class)} training examples'
+            )
         chosen.append(of_class[:per_class])
     rows = np.concatenate(chosen)
     return Features(features.h[rows], features.label[rows])

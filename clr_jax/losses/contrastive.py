@@ -6,7 +6,6 @@ their gradients. Outside a mesh the arrays given are the whole batch:
 >>> z = jax.random.normal(jax.random.key(0), (8, 2, 16))  # 8 examples, 2 views, 16 dimensions
 >>> nt_xent(z, temperature=0.1).shape
 ()
-
 """
 
 import jax
@@ -18,18 +17,19 @@ from clr_jax.networks import normalize
 
 
 def nt_xent(z, temperature=0.1, *, normalized=True, constant='paper'):
-    """Normalised temperature-scaled cross entropy (Chen et al., 2020, eq. 1). z: [b, 2, d], two
-    views of each example.
+    """Normalised temperature-scaled cross entropy (Chen et al., 2020, eq. 1). z: [b, 2, d].
 
-    The mean over all 2B views of -log exp(s_ij / t) / sum_{k != i} exp(s_ik / t), s the cosine
-    similarity (`normalized=False`: the dot product), j the other view, k over the 2B - 1 other
-    views of the global batch. constant='paper' is that mean; 'official' is the official code's sum
-    of the two directions, twice as large. It matters where the loss's scale does: weight decay
-    against LARS, and the step of biases and norms, which LARS does not adapt.
+    z holds two views of each example. The mean over all 2B views of -log exp(s_ij / t) / sum_{k !=
+    i} exp(s_ik / t), s the cosine similarity (`normalized=False`: the dot product), j the other
+    view, k over the 2B - 1 other views of the global batch. constant='paper' is that mean;
+    'official' is the official code's sum of the two directions, twice as large. It matters where
+    the loss's scale does: weight decay against LARS, and the step of biases and norms, which LARS
+    does not adapt.
     """
     rows, keys, siblings, itself = _against_all(z, normalized)
     logits = jnp.where(itself, -jnp.inf, rows @ keys.T / temperature)  # [2b, 2B]
-    return _constant(constant) * optax.softmax_cross_entropy_with_integer_labels(logits, siblings).mean()
+    errors = optax.softmax_cross_entropy_with_integer_labels(logits, siblings)  # [2b]
+    return _constant(constant) * errors.mean()
 
 
 def nt_logistic(z, temperature=0.1, *, normalized=True):
@@ -43,8 +43,8 @@ def nt_logistic(z, temperature=0.1, *, normalized=True):
     logits = rows @ keys.T / temperature  # [2b, 2B]
     positive = siblings[:, None] == jnp.arange(len(keys))
     attract = jnp.where(positive, -jax.nn.log_sigmoid(logits), 0).sum(1)  # [2b]
-    repel = jnp.where(positive | itself, 0, -jax.nn.log_sigmoid(-logits)).sum(1) / (len(keys) - 2)  # [2b]
-    return (attract + repel).mean()
+    repel = jnp.where(positive | itself, 0, -jax.nn.log_sigmoid(-logits)).sum(1)  # [2b]
+    return (attract + repel / (len(keys) - 2)).mean()
 
 
 def info_nce(query, key, temperature=0.1, *, negatives=None):
@@ -64,8 +64,7 @@ def info_nce(query, key, temperature=0.1, *, negatives=None):
 
 
 def mutual_information_bound(loss, candidates: int):
-    """log N - L, in nats: what an InfoNCE-type loss L over N candidates (the positive among them)
-    certifies.
+    """log N - L, in nats: what an InfoNCE loss L over N candidates, one of them positive, shows.
 
     A lower bound, in expectation, of the mutual information of the two sides (van den Oord et al.,
     2018, eq. 5). It can never exceed its ceiling log N, however much information there is.
@@ -78,9 +77,12 @@ def _against_all(z, normalized):
     meets itself [2b, 2B]."""
     b, views, d = z.shape
     if views != 2:
-        raise ValueError(f'this loss is defined on two views of each example, [b, 2, d]; got {z.shape}')
+        raise ValueError(
+            f'this loss is defined on two views of each example, [b, 2, d]; got {z.shape}'
+        )
     z = normalize(z) if normalized else _wide(z)
-    keys = parallel.gather(z).reshape(-1, d)  # [2B, d], example-major: the sibling of row r is r ^ 1
+    # example-major: the sibling of row r is r ^ 1
+    keys = parallel.gather(z).reshape(-1, d)  # [2B, d]
     numbers = parallel.positions(2 * b)  # [2b]
     return z.reshape(-1, d), keys, numbers ^ 1, numbers[:, None] == jnp.arange(len(keys))
 
@@ -92,5 +94,7 @@ def _wide(x):
 
 def _constant(name):
     if name not in ('paper', 'official'):
-        raise ValueError(f'constant={name!r}: "paper" (mean over views) or "official" (sum of both directions)')
+        raise ValueError(
+            f'constant={name!r}: "paper" (mean over views) or "official" (sum of both directions)'
+        )
     return {'paper': 1.0, 'official': 2.0}[name]

@@ -32,9 +32,13 @@ def simclr(
         'nt_logistic': lambda z: nt_logistic(z, temperature),
     }
     if loss not in losses:
-        raise Problem(f'config.method.loss={loss!r} is not a loss of SimCLR: {nearest(loss, losses)}')
+        raise Problem(
+            f'config.method.loss={loss!r} is not a loss of SimCLR: {nearest(loss, losses)}'
+        )
     if constant not in ('paper', 'official'):
-        raise Problem(f'config.method.constant={constant!r}: {nearest(constant, ("paper", "official"))}')
+        raise Problem(
+            f'config.method.constant={constant!r}: {nearest(constant, ("paper", "official"))}'
+        )
     if not temperature > 0:
         raise Problem(f'config.method.temperature={temperature}: must be above 0')
     contrast, bounded = losses[loss], loss == 'nt_xent'
@@ -47,7 +51,8 @@ def simclr(
 
     def objective(params, state, batch, *, key, time):
         views, stats = networks.apply_views(network, params, state.stats, batch['views'], key=key)
-        h, z = (jnp.stack([getattr(view, part) for view in views], 1) for part in 'hz')  # [b, 2, d], [b, 2, e]
+        h = jnp.stack([view.h for view in views], 1)  # [b, 2, d]
+        z = jnp.stack([view.z for view in views], 1)  # [b, 2, e]
         value = contrast(z)
         metrics = {}
         if bounded:

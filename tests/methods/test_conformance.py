@@ -19,6 +19,7 @@ from clr_jax.checkpoint import Checkpoints, paths
 from clr_jax.data import pipeline, sources
 from clr_jax.method import make_time
 from tests.conftest import ROOT, config
+from tests.steps import double, kinds
 
 BATCH, EPOCH = 16, 10
 COMPARED = 3  # steps in a row, each time: rounding grows with every one
@@ -62,25 +63,6 @@ def small(name: str) -> dict:
     return c | {'batch_size': BATCH}
 
 
-def double(tree):
-    """Every float leaf in float64, and images in 0..1."""
-
-    def one(x):
-        if x.dtype == np.uint8:
-            return x / 255
-        return x.astype(np.float64) if jnp.issubdtype(x.dtype, jnp.floating) else x
-
-    return jax.tree.map(one, tree)
-
-
-def kinds(tree) -> dict:
-    """What a compiled step is specialised to."""
-    return {
-        path: (jax.typeof(x).str_short(), jax.typeof(x).weak_type)
-        for path, x in paths(tree).items()
-    }
-
-
 class Trained(NamedTuple):
     """A whole run on two devices, and what it takes to go on from any of its steps."""
 
@@ -115,6 +97,7 @@ def trained(case: str) -> Trained:
     run = train.describe(c, EPOCH * BATCH, source.classes or 0)
     source = source._replace(size=EPOCH * BATCH)  # so that numbers of examples stay within
     batch = next(pipeline.train_batches(source, run.views, seed=0, batch_size=BATCH))
+    batch = jax.tree.map(lambda x: x / 255 if x.dtype == np.uint8 else x, batch)  # images in 0..1
     mesh = parallel.make_mesh(jax.devices()[:2], c['bn_groups'])
     with jax.enable_x64(True):
         state = double(train.make_state(run.method, run.optimizer, mesh, batch, seed=c['seed']))
