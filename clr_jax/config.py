@@ -28,13 +28,9 @@ def default() -> ConfigDict:
     config.optimizer = ConfigDict(
         {'name': 'lars', 'learning_rate': 0.3, 'scaling': 'linear', 'schedule': {}}
     )
-    config.groups = (
-        ConfigDict()
-    )  # named groups of parameters with settings of their own: optimizers.py
+    config.groups = ConfigDict()  # of parameters, with settings of their own: optimizers.py
     config.probe = ConfigDict({'learning_rate': 1e-3})  # the online linear probe; 0 leaves it out
-    config.pretrained = ConfigDict(
-        {'workdir': '', 'step': -1}
-    )  # start from the encoder of another run; -1: its latest
+    config.pretrained = ConfigDict({'workdir': '', 'step': -1})  # another run's encoder; -1: latest
     config.evaluation = ConfigDict(
         {'size': 0, 'crop': 1.0, 'every': 0, 'train_examples': 10000, 'test_examples': 10000}
     )
@@ -112,13 +108,9 @@ def load(argument: str) -> ConfigDict:
     except Problem:
         raise
     except Exception as error:  # whatever a line of the file can do wrong
-        lines = [
-            frame.lineno
-            for frame in traceback.extract_tb(error.__traceback__)
-            if frame.filename == path
-        ]
-        line = error.lineno if isinstance(error, SyntaxError) else lines[-1] if lines else 1
-        raise Problem(f'{path}, line {line}: {type(error).__name__}: {error}') from error
+        frames = traceback.extract_tb(error.__traceback__)
+        lines = [f.lineno for f in frames if f.filename == path] or [getattr(error, 'lineno', '?')]
+        raise Problem(f'{path}, line {lines[-1]}: {type(error).__name__}: {error}') from error
 
 
 def check_override(config: ConfigDict, key: str, value: str):

@@ -110,7 +110,7 @@ def pool(x):
 def normalize(x, axis=-1):
     """x / |x| along `axis`, in float32 at least; a zero vector stays zero, with a finite gradient."""
     x = x.astype(jnp.promote_types(x.dtype, jnp.float32))
-    return x * lax.rsqrt(jnp.maximum(jnp.sum(jnp.square(x), axis, keepdims=True), 1e-24))
+    return x * lax.rsqrt(jnp.maximum(jnp.sum(jnp.square(x), axis, keepdims=True), 1e-12))
 
 
 class BatchNorm(nn.Module):

@@ -74,7 +74,7 @@ def make_step(
         params = optax.apply_updates(ts.params, updates)
         after = make_time(ts.step + 1, steps_per_epoch, total_steps)
         params, state = method.update(params, state, key=key, time=after)
-        metrics |= {'gradient_norm': optax.global_norm(grads)}
+        metrics |= {'gradient_norm': optax.tree.norm(grads)}
         return TrainState(ts.step + 1, params, opt, state), metrics
 
     return jax.jit(step, donate_argnums=0, out_shardings=parallel.replicated(mesh))
@@ -136,6 +136,7 @@ def blank_batch(views: list[View], examples: int) -> dict:
 
 def fit(config: dict, workdir: str):
     """Train as `config` says, from the last checkpoint in `workdir` if there is one, to the end."""
+    check_workdir(workdir, config)
     mesh = parallel.make_mesh(groups=config['bn_groups'])
     batch_size = config['batch_size']
     parallel.check_batch(batch_size, mesh, config['bn_groups'])
@@ -244,7 +245,17 @@ def pretrained_encoder(run: Run, mesh, workdir: str, step: int):
 
 
 def claim(workdir, config: dict):
-    """Make `workdir` this run's: write its config, or refuse when another run lives there."""
+    """Write the config of the run to its `workdir`."""
+    if jax.process_index() == 0:
+        try:
+            epath.Path(workdir).mkdir(parents=True, exist_ok=True)
+            configs.save(config, workdir)
+        except OSError as error:
+            raise Problem(f'--workdir={workdir} cannot be written: {error.strerror}') from error
+
+
+def check_workdir(workdir, config: dict):
+    """Refuse a place where something else than this run lives."""
     path = epath.Path(workdir)
     if path.exists() and not path.is_dir():
         raise Problem(f'--workdir={workdir} is a file')
@@ -253,11 +264,5 @@ def claim(workdir, config: dict):
         changed = [d for d in configs.differences(configs.saved(workdir), config) if not d.startswith(free)]
         if changed:
             raise Problem(f'{workdir} holds a run of another config ({"; ".join(changed[:3])}): use another --workdir')
-    elif path.exists() and any(path.iterdir()):
+    elif path.exists() and any(p.name != 'config.tmp' for p in path.iterdir()):
         raise Problem(f'--workdir={workdir} is not empty and holds no run: use another')
-    if jax.process_index() == 0:
-        try:
-            path.mkdir(parents=True, exist_ok=True)
-            configs.save(config, workdir)
-        except OSError as error:
-            raise Problem(f'--workdir={workdir} cannot be written: {error.strerror}') from error

@@ -58,7 +58,7 @@ def noise(like, seed: int):
     return jax.tree.map(one, like)
 
 
-def example(seed: int, mesh=None, shards: P = P()) -> TrainState:
+def example(seed: int, mesh=None, shards=None) -> TrainState:
     """A TrainState with groups of parameters, one frozen for a while, beside a second optimizer."""
     params = {
         'method': {
@@ -86,7 +86,7 @@ def example(seed: int, mesh=None, shards: P = P()) -> TrainState:
     state = noise(state, seed)
     if mesh is None:
         return state
-    place = NamedSharding(mesh, shards)
+    place = NamedSharding(mesh, shards or P())
     rows = lambda x: place if x.ndim and x.shape[0] == 16 else NamedSharding(mesh, P())
     return jax.device_put(state, jax.tree.map(rows, state))
 

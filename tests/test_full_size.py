@@ -55,17 +55,13 @@ def test_simclr_on_imagenet_lowers_for_a_pod_of_64(tmp_path):
     assert done.returncode == 0, done.stderr
     text = (tmp_path / 'text').read_text()
     assert 'num_partitions = 64' in text
-    assert (
-        'tensor<64x2x224x224x3xbf16>' not in text
-    )  # views are stacked, [64 * 2, ...] on each device:
-    assert 'tensor<128x224x224x3xbf16>' in text
+    assert 'tensor<128x224x224x3xbf16>' in text  # both views of 64 images in one pass
     gathered = re.findall(r'"stablehlo\.all_gather".*? : \((.*?)\) -> (\S+)', text)
     assert ('tensor<64x2x128xf32>', 'tensor<4096x2x128xf32>') in gathered  # z of the global batch
     convolutions = re.findall(r'stablehlo\.convolution.*-> tensor<(?:\d+x)*(\w+)>', text)
     layers = 1 + 16 * 3 + 4  # the stem, three in each of 16 blocks, four shortcuts
-    assert convolutions == ['bf16'] * (
-        3 * layers - 1
-    )  # forward, and for weights and inputs but the first's
+    passes = 3 * layers - 1  # forward, for weights, and for inputs but those of the first
+    assert convolutions == ['bf16'] * passes
 
 
 if __name__ == '__main__':

@@ -19,11 +19,12 @@ class Features(NamedTuple):
 
 
 def forward(features: Callable, mesh) -> Callable:
-    """A method's `features` on the mesh: (params, state, batch) -> h [B, d] whole on every device,
-    compiled once."""
+    """A method's `features` on the mesh: (params, state, batch) -> `Features` of the global batch,
+    whole on every device, compiled once."""
 
     def on_shard(params, state, batch):
-        return parallel.gather_state(features(params, state, batch)['h'])
+        h = features(params, state, batch)['h']
+        return Features(*map(parallel.gather_state, (h, batch['label'])))
 
     return jax.jit(parallel.shard(on_shard, mesh, (P(), P(), P(parallel.DATA)), P()))
 
@@ -31,7 +32,7 @@ def forward(features: Callable, mesh) -> Callable:
 def extract(
     run: Callable, mesh, source, *, size: int, crop: float, indices=None, batch_size: int = 256
 ) -> Features:
-    """`run(batch) -> [B, d]` over the central crops of `source` (or of the examples `indices`), in
+    """`run(batch) -> Features` over the central crops of `source` (or of the examples `indices`), in
     their order."""
     batch_size = -(-batch_size // mesh.size) * mesh.size
     rows = parallel.rows(mesh, batch_size)
@@ -39,14 +40,9 @@ def extract(
     batches = pipeline.eval_batches(
         source, size=size, crop=crop, batch_size=batch_size, rows=rows, indices=indices
     )
-    pieces = [_piece(run, parallel.spread(batch, mesh)) for batch in batches]
-    h, label = (np.concatenate(parts)[:count] for parts in zip(*pieces))
+    pieces = [jax.device_get(run(parallel.spread(batch, mesh))) for batch in batches]
+    h, label = (np.concatenate(parts)[:count] for parts in zip(*pieces, strict=True))
     return Features(h.astype(np.float32), label)
-
-
-def _piece(run, batch):
-    whole = jax.jit(lambda x: x, out_shardings=parallel.replicated(batch['label'].sharding.mesh))
-    return jax.device_get(run(batch)), jax.device_get(whole(batch['label']))
 
 
 def pixels(params, state, batch):

@@ -48,11 +48,10 @@ def evaluate(
     train, test = (sources.load(section, split) for split in ('train', 'test'))
     if not train.classes:
         raise Problem(f'{train.name} has no labels to evaluate with')
-    fresh = make_state(
-        run.method, run.optimizer, mesh, blank_batch(run.views, 2), seed=config['seed']
-    )
     networks = {'encoder': (run.method.features, ts.params, ts.state)}
     if baselines:
+        blank = blank_batch(run.views, 2)
+        fresh = make_state(run.method, run.optimizer, mesh, blank, seed=config['seed'])
         networks['random'] = (run.method.features, fresh.params, fresh.state)
         networks['pixels'] = (pixels, {}, {})
     draws = draws or (20 if labels_per_class else 1)
