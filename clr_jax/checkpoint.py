@@ -1,4 +1,5 @@
-"""Checkpoints: Orbax, with a fingerprint of every leaf, because Orbax returns a flipped bit as if it were the truth."""
+"""Checkpoints: Orbax, with a fingerprint of every leaf, because Orbax returns a flipped bit as if
+it were the truth."""
 
 import json
 import math
@@ -19,7 +20,8 @@ TRASH = (
 
 
 class Checkpoints:
-    """The checkpoints of one run, under `workdir/checkpoints/<step>`. A step that exists restores, or says why not.
+    """The checkpoints of one run, under `workdir/checkpoints/<step>`. A step that exists restores,
+    or says why not.
 
     keep: how many of the latest stay; the one with the best online accuracy stays too.
     """
@@ -55,7 +57,8 @@ class Checkpoints:
         return sorted(self.manager.all_steps())
 
     def save(self, step: int, state, data: dict, top1: float | None = None):
-        """Write `state` (a pytree of arrays) and `data` (JSON) in the background; they are copied before this returns."""
+        """Write `state` (a pytree of arrays) and `data` (JSON) in the background; they are copied
+        before this returns."""
         about = {'data': data, 'leaves': describe(state)}
         items = self.ocp.args.Composite(
             state=self.ocp.args.StandardSave(state),
@@ -75,10 +78,11 @@ class Checkpoints:
         return self._newest(step, self._about)[0]['data']
 
     def restore(self, like, step: int | None = None):
-        """-> (state, data, step) of the latest step, or of `step`, placed as `like` (arrays or shapes with shardings).
+        """-> (state, data, step) of the latest step, or of `step`, placed as `like` (arrays or
+        shapes with shardings).
 
-        A state of another shape is refused with the first leaf that differs. A damaged latest step is named aloud and
-        the one before it used; a damaged `step` that was asked for is an error.
+        A state of another shape is refused with the first leaf that differs. A damaged latest step
+        is named aloud and the one before it used; a damaged `step` that was asked for is an error.
         """
         (state, data), step = self._newest(step, lambda step: self._restore(step, like))
         return state, data, step
@@ -173,7 +177,8 @@ def paths(tree) -> dict:
 
 
 def fingerprints(tree) -> dict[str, int]:
-    """{leaf path: uint32}: integer arithmetic on the bits and their positions, so equal on any devices and sharding."""
+    """{leaf path: uint32}: integer arithmetic on the bits and their positions, so equal on any
+    devices and sharding."""
     return {path: int(x) for path, x in paths(jax.device_get(_fingerprint(tree))).items()}
 
 
@@ -203,19 +208,15 @@ def _fingerprint(tree):
 
 
 def check_structure(leaves: dict, like, where: str):
-    """Refuse to restore what was saved as `leaves` into `like`, naming the first leaf that does not fit."""
+    """Refuse to restore what was saved as `leaves` into `like`, naming the first leaf that does not
+    fit."""
     ours = paths(like)
     for path in sorted(ours.keys() | leaves.keys()):
         if path not in leaves:
-            raise Problem(
-                f'{where} lacks {path}: it was written by another method, encoder or optimizer'
-            )
+            raise Problem(f'{where} lacks {path}: it is of another method, encoder or optimizer')
         if path not in ours:
-            raise Problem(
-                f'{where} has {path}, which this config does not: it is of another method or encoder'
-            )
+            raise Problem(f'{where} has {path}, which this config has not: it is of another method')
         then, now = leaves[path], ours[path]
         if then['shape'] != list(now.shape) or then['dtype'] != str(now.dtype):
-            raise Problem(
-                f'{where}: {path} is {then["dtype"]}{then["shape"]}, this config has {now.dtype}{list(now.shape)}'
-            )
+            ours_is = f'this config has {now.dtype}{list(now.shape)}'
+            raise Problem(f'{where}: {path} is {then["dtype"]}{then["shape"]}, {ours_is}')

@@ -1,4 +1,5 @@
-"""The config of a run: every knob of the trainer on one page, completed from the signatures of what it names."""
+"""The config of a run: every knob of the trainer on one page, completed from the signatures of what
+it names."""
 
 import importlib.util
 import inspect
@@ -41,7 +42,8 @@ def default() -> ConfigDict:
 
 
 def finish(config: ConfigDict, variant: str = '', **smoke_changes) -> ConfigDict:
-    """The last line of every config: fill in what it leaves at its default, and apply the variant ('' or 'smoke')."""
+    """The last line of every config: fill in what it leaves at its default, and apply the variant
+    ('' or 'smoke')."""
     if variant not in ('', 'smoke'):
         raise Problem(f'unknown config variant ":{variant}": {nearest(variant, ["smoke"])}')
     config = smoke(config) if variant == 'smoke' else config
@@ -62,7 +64,8 @@ def finish(config: ConfigDict, variant: str = '', **smoke_changes) -> ConfigDict
 
 
 def smoke(config: ConfigDict) -> ConfigDict:
-    """The same method, encoder family, optimizer and views, at laptop size on scikit-learn's embedded digits."""
+    """The same method, encoder family, optimizer and views, at laptop size on scikit-learn's
+    embedded digits."""
     config.data = ConfigDict({'name': 'digits'})
     shrink = 4.0 / config.epochs
     config.batch_size, config.epochs, config.steps = 64, 4.0, 0
@@ -82,21 +85,23 @@ def smoke(config: ConfigDict) -> ConfigDict:
 
 
 def _named(module: str, name: str):
-    """The function `name` of `module`. What does not exist takes no keywords here, and is refused where it is used."""
+    """The function `name` of `module`. What does not exist takes no keywords here, and is refused
+    where it is used."""
     if importlib.util.find_spec(module) is None:
         return lambda: None
     return getattr(importlib.import_module(module), name, lambda: None)
 
 
 def _complete(section: ConfigDict, function):
-    """Give a section every keyword of the function it names, so that flags can override and the saved config is whole."""
+    """Give a section every keyword of the function it names, so that flags can override and the
+    saved config is whole."""
     for name, parameter in inspect.signature(function).parameters.items():
         if parameter.default is not parameter.empty and name not in section:
             section[name] = placeholder(str) if parameter.default is None else parameter.default
 
 
 def load(argument: str) -> ConfigDict:
-    """The config of 'configs/simclr_digits.py:smoke': what that file's get_config('smoke') returns."""
+    """The config 'configs/simclr_digits.py:smoke': what that file's get_config('smoke') returns."""
     path, _, variant = argument.partition(':')
     if not epath.Path(path).is_file():
         raise Problem(f'--config={path}: there is no such file')
@@ -109,12 +114,13 @@ def load(argument: str) -> ConfigDict:
         raise
     except Exception as error:  # whatever a line of the file can do wrong
         frames = traceback.extract_tb(error.__traceback__)
-        lines = [f.lineno for f in frames if f.filename == path] or [getattr(error, 'lineno', '?')]
+        lines = [f.lineno for f in frames if f.filename == path] or [getattr(error, 'lineno', None)]
         raise Problem(f'{path}, line {lines[-1]}: {type(error).__name__}: {error}') from error
 
 
 def check_override(config: ConfigDict, key: str, value: str):
-    """Refuse --config.<key>=<value> of a key that the config does not have, or that is a section of keys."""
+    """Refuse --config.<key>=<value> of a key that the config does not have, or that is a section of
+    keys."""
     place, section = 'config', config
     for word in key.split('.'):
         if not isinstance(section, ConfigDict):
@@ -148,7 +154,8 @@ def saved(workdir) -> dict:
 
 
 def differences(then: dict, now: dict, prefix: str = '') -> list[str]:
-    """['optimizer.learning_rate: 0.3 -> 0.1', ...] between two resolved configs, one of which may come from JSON."""
+    """['optimizer.learning_rate: 0.3 -> 0.1', ...] between two resolved configs, one of which may
+    come from JSON."""
     then, now = (json.loads(json.dumps(config)) for config in (then, now))  # tuples become lists
     found = []
     for key in sorted(then.keys() | now.keys()):

@@ -1,4 +1,5 @@
-"""How a program of this library starts and ends: quiet libraries, one line for a user's mistake, an exit code that means something."""
+"""How a program of this library starts and ends: quiet libraries, one line for a user's mistake, an
+exit code that means something."""
 
 import difflib
 import os
@@ -12,7 +13,8 @@ PREEMPTED, NO_PROGRESS, STUCK = 42, 70, 75
 
 
 class Problem(Exception):
-    """What one line can explain to the person who started the program; `code` becomes the exit status."""
+    """What one line can explain to the person who started the program; `code` becomes the exit
+    status."""
 
     def __init__(self, message: str, code: int = CONFIG):
         super().__init__(message)
@@ -65,16 +67,16 @@ def define_config():
                 configs.check_override(config, *override.groups())
         return config.lock()
 
+    # Its own parser would not say what is allowed.
     help = 'A file of configs/; ":smoke" after it: laptop size. Its keys: --config.<key>=<value>.'
     config_flags.DEFINE_config_file('config', None, help)
-    flags.FLAGS['config'].parser.parse = parse  # it finds mistakes first, to say what is allowed
+    flags.FLAGS['config'].parser.parse = parse  # type: ignore[method-assign]
 
 
 def start_devices():
     """Join the other processes, if there are any, before the first use of a device."""
-    from absl import flags
-
     import jax
+    from absl import flags
 
     given = flags.FLAGS
     if given.coordinator:
@@ -86,8 +88,8 @@ def start_devices():
 
 
 def keep_memory():
-    """Have the C library keep freed memory. XLA's temporaries on a CPU are otherwise mapped anew at every step, which
-    takes a third of its time (`benchmarks/cpu_step.py`)."""
+    """Have the C library keep freed memory. XLA's temporaries on a CPU are otherwise mapped anew at
+    every step, which takes a third of its time (`benchmarks/cpu_step.py`)."""
     if sys.platform == 'linux':
         import ctypes
 
@@ -118,10 +120,11 @@ def absolute(workdir: str) -> str:
 
 
 def run(main):
-    """The only way a program of this library runs: parse flags, run `main`, exit with a code that means something.
+    """The only way a program of this library runs: parse flags, run `main`, exit with a code that
+    means something.
 
-    After an error the process leaves at once: in a run of several processes an ordinary exit would wait for the others,
-    who wait for us.
+    After an error the process leaves at once: in a run of several processes an ordinary exit would
+    wait for the others, who wait for us.
     """
     code = _guarded(main)
     sys.stdout.flush()
@@ -191,7 +194,10 @@ def _quiet():
     from absl import logging
 
     logging.set_verbosity(logging.ERROR)
-    # Of a damaged checkpoint we say it ourselves; Orbax lets its other reads die in their threads, a traceback each.
+    # Of a damaged checkpoint we say it ourselves; Orbax lets its other reads die in their threads,
+    # a traceback each.
     getLogger('asyncio').setLevel('CRITICAL')
     show = sys.unraisablehook
-    sys.unraisablehook = lambda it: None if 'Event loop is closed' in str(it.exc_value) else show(it)
+    sys.unraisablehook = lambda it: (
+        None if 'Event loop is closed' in str(it.exc_value) else show(it)
+    )

@@ -12,7 +12,8 @@ from etils import epath
 
 
 class Log:
-    """The logs of one run, written by the first process only. Lines of steps after `start` (a killed run's) are dropped."""
+    """The logs of one run, written by the first process only. Lines of steps after `start` (a
+    killed run's) are dropped."""
 
     def __init__(self, workdir, *, start: int, total_steps: int, batch_size: int):
         self.total, self.batch_size = total_steps, batch_size
@@ -48,13 +49,16 @@ class Log:
         self.clock += time.perf_counter() - begun
 
     def write(self, step: int, metrics: dict):
-        """Write one logged step: its metrics with speed, share of time spent waiting for data, and an ETA."""
+        """Write one logged step: its metrics with speed, share of time spent waiting for data, and
+        an ETA."""
         now = time.perf_counter()
         seconds, steps = now - self.clock, step - self.step
         speed = steps * self.batch_size / seconds
         self.speeds.append(steps / seconds)
-        record = {'step': step} | {k: v for k, v in metrics.items() if math.isfinite(v)}  # NaN: not measured at this step
-        record |= {'examples_per_second': round(speed, 2), 'data_wait': round(self.waited / seconds, 4)}
+        # NaN: not measured at this step
+        record = {'step': step} | {k: v for k, v in metrics.items() if math.isfinite(v)}
+        record['examples_per_second'] = round(speed, 2)
+        record['data_wait'] = round(self.waited / seconds, 4)
         self.step, self.clock, self.waited = step, now, 0.0
         if self.writer is None:
             return
@@ -63,8 +67,10 @@ class Log:
         self.writer.write_scalars(step, {k: v for k, v in record.items() if k != 'step'})
         recent = sorted(self.speeds[-9:])
         left = (self.total - step) / recent[len(recent) // 2]
-        shown = [f'{k} {record[k]:.3f}' for k in ('loss', 'std', 'probe_top1', 'knn_top1') if k in record]
-        say(f'step {step}/{self.total}  {"  ".join(shown)}  {speed:,.0f} images/s  {duration(left)} left')
+        names = [k for k in ('loss', 'std', 'probe_top1', 'knn_top1') if k in record]
+        shown = '  '.join(f'{name} {record[name]:.3f}' for name in names)
+        pace = f'{speed:,.0f} images/s  {duration(left)} left'
+        say(f'step {step}/{self.total}  {shown}  {pace}')
 
     def close(self):
         """Flush and close the files."""
@@ -74,7 +80,8 @@ class Log:
 
 
 def say(text: str):
-    """A line for the person at the terminal, from the first process only; results alone go to stdout."""
+    """A line for the person at the terminal, from the first process only; results alone go to
+    stdout."""
     if jax.process_index() == 0:
         print(text, file=sys.stderr, flush=True)
 

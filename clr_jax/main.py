@@ -1,4 +1,4 @@
-"""Train: `python -m clr_jax.main --config=configs/simclr_imagenet.py --workdir=runs/simclr_imagenet`."""
+"""Train a config: `python -m clr_jax.main --config=configs/simclr_imagenet.py`."""
 
 from absl import flags
 from ml_collections import config_flags

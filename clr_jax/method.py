@@ -86,9 +86,8 @@ def load(package: str, section: dict, *args):
     name = section.pop('name', None)
     files = [m.name for m in pkgutil.iter_modules(importlib.import_module(package).__path__)]
     if name not in files:
-        raise Problem(
-            f'config.{part}.name={name!r} is not in {package.replace(".", "/")}/: {nearest(name, files)}'
-        )
+        place = package.replace('.', '/')
+        raise Problem(f'config.{part}.name={name!r} is not in {place}/: {nearest(name, files)}')
     factory = getattr(importlib.import_module(f'{package}.{name}'), name)
     check_keywords(factory, section, f'config.{part}')
     return factory(*args, **section)

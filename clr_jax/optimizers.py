@@ -14,6 +14,7 @@ import optax
 from clr_jax.entry import CONFIG, Problem, known
 from clr_jax.schedules import Curve, scaled, schedule
 
+
 def lars(
     learning_rate: float | Curve,
     *,

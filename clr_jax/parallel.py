@@ -110,7 +110,8 @@ def split(groups: int):
     outer, inner = (lax.axis_size(GROUP), lax.axis_size(DEVICE)) if inside() else (1, 1)
     if groups % outer or (groups > outer and inner > 1):
         raise Problem(
-            f'bn_groups={groups} does not fit {outer} x {inner} devices: one of the two must divide the other'
+            f'bn_groups={groups} does not fit {outer} x {inner} devices: one of the two must divide '
+            'the other'
         )
     return groups // outer, (DEVICE,)
 
@@ -119,8 +120,8 @@ def check_batch(batch_size: int, mesh: Mesh, bn_groups: int = 1):
     """Refuse a global batch that the devices or the groups cannot share evenly."""
     if batch_size < 1 or batch_size % math.lcm(mesh.size, bn_groups):
         raise Problem(
-            f'batch_size={batch_size} does not divide over {mesh.size} devices and bn_groups={bn_groups}: '
-            f'set --config.batch_size to a multiple of {math.lcm(mesh.size, bn_groups)}'
+            f'batch_size={batch_size} does not divide over {mesh.size} devices and '
+            f'bn_groups={bn_groups}: set --config.batch_size to a multiple of {math.lcm(mesh.size, bn_groups)}'
         )
 
 

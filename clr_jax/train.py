@@ -46,10 +46,11 @@ def make_step(
 ) -> Callable:
     """-> step(TrainState, batch) -> (TrainState, metrics), compiled once, the old state donated.
 
-    Loss and gradient run on every shard, where collectives are explicit; the optimizer and `method.update` after them
-    on whole arrays. The gradient is exact for the global batch: the objective is the mean over shards, parameters are
-    marked as varying in their own dtype, and their gradients are summed in it. Metrics are global; the health measures
-    are computed at every `health_every`-th step and the last, and NaN at others.
+    Loss and gradient run on every shard, where collectives are explicit; the optimizer and
+    `method.update` after them on whole arrays. The gradient is exact for the global batch: the
+    objective is the mean over shards, parameters are marked as varying in their own dtype, and
+    their gradients are summed in it. Metrics are global; the health measures are computed at every
+    `health_every`-th step and the last, and NaN at others.
     """
 
     def gradient(step, key, params, state, batch):  # on this shard's rows
@@ -62,7 +63,8 @@ def make_step(
         (loss, aux), grads = jax.value_and_grad(objective, has_aux=True)(parallel.vary(params))
         due = ((step + 1) % health_every == 0) | (step + 1 == total_steps)
         measured = lambda: parallel.vary(health(jax.lax.stop_gradient(aux.z)))
-        unknown = lambda: parallel.vary(jax.tree.map(lambda x: jnp.full_like(x, jnp.nan), jax.eval_shape(measured)))
+        blank = jax.tree.map(lambda x: jnp.full_like(x, jnp.nan), jax.eval_shape(measured))
+        unknown = lambda: parallel.vary(blank)
         metrics = {'loss': loss} | aux.metrics | jax.lax.cond(due, measured, unknown)
         return parallel.reduce(grads), aux.state, parallel.mean(metrics)
 
@@ -103,10 +105,12 @@ class Run(NamedTuple):
 
 
 def describe(config: dict, examples: int, classes: int) -> Run:
-    """The objects that a resolved config names, for a data set of this many examples and classes (0: unlabelled)."""
+    """The objects that a resolved config names, for a data set of this many examples and classes
+    (0: unlabelled)."""
     batch_size = config['batch_size']
     if examples < batch_size:
-        raise Problem(f'batch_size={batch_size} is more than the {examples} training examples: lower config.batch_size')
+        few = f'there are {examples} training examples'
+        raise Problem(f'config.batch_size={batch_size} is too large: {few}')
     method = load('clr_jax.methods', config['method'], load('clr_jax.encoders', config['encoder']))
     views = []
     for name, section in config['views'].items():
@@ -121,7 +125,8 @@ def describe(config: dict, examples: int, classes: int) -> Run:
     optimizer = optimizers.optimizer(config['optimizer'], config['groups'], **pace)
     if classes and config['probe']['learning_rate']:
         method = probed(method, classes)
-        optimizer = optimizers.each({'method': optimizer, 'probe': optax.adam(config['probe']['learning_rate'])})
+        probe = optax.adam(config['probe']['learning_rate'])
+        optimizer = optimizers.each({'method': optimizer, 'probe': probe})
     rate = optimizers.learning_rate(config['optimizer'], **pace)
     return Run(method, optimizer, rate, views, steps_per_epoch, total)
 
@@ -142,37 +147,33 @@ def fit(config: dict, workdir: str):
     parallel.check_batch(batch_size, mesh, config['bn_groups'])
     train = sources.load(config['data'], 'train')
     run = describe(config, train.size, train.classes or 0)
-    pretrained = pretrained_encoder(run, mesh, **config['pretrained']) if config['pretrained']['workdir'] else None
-    blank = blank_batch(run.views, 2)
-    ts = make_state(run.method, run.optimizer, mesh, blank, seed=config['seed'], pretrained=pretrained)
+    other = config['pretrained']
+    pretrained = pretrained_encoder(run, mesh, **other) if other['workdir'] else None
+    begin = {'seed': config['seed'], 'pretrained': pretrained}
+    ts = make_state(run.method, run.optimizer, mesh, blank_batch(run.views, 2), **begin)
     judge = online_knn(config, run.method, mesh, train) if train.classes else None
     claim(workdir, config)
 
     checkpoints = Checkpoints(workdir, config['keep'])
-    position = {'examples': train.size, 'classes': train.classes or 0, 'fingerprint': train.fingerprint}
+    data = {'classes': train.classes or 0, 'examples': train.size, 'content': train.fingerprint}
     start = 0
     if checkpoints.steps():
         ts, saved, start = checkpoints.restore(ts)
-        if saved != position:
-            raise Problem(f'{workdir} was trained on other data ({saved}; now {position}): use another --workdir')
+        if saved != data:
+            change = f'{saved}, now {data}'
+            raise Problem(f'{workdir} was trained on other data ({change}): use another --workdir')
         say(f'resumed from step {start}')
     pace = {'steps_per_epoch': run.steps_per_epoch, 'total_steps': run.total_steps}
-    step = make_step(
-        run.method, run.optimizer, mesh, seed=config['seed'], health_every=config['log_every'], **pace
-    )
+    pace |= {'seed': config['seed'], 'health_every': config['log_every']}
+    step = make_step(run.method, run.optimizer, mesh, **pace)
     log = Log(workdir, start=start, total_steps=run.total_steps, batch_size=batch_size)
     say(
-        f'{config["method"]["name"]} on {train.name}: {train.size} examples, {run.total_steps} steps of {batch_size} '
-        f'on {mesh.size} {jax.devices()[0].platform} devices of {jax.process_count()} processes'
+        f'{config["method"]["name"]} on {train.name}: {train.size} examples, '
+        f'{run.total_steps} steps of {batch_size} on {mesh.size} {jax.default_backend()} devices '
+        f'of {jax.process_count()} processes'
     )
-    batches = pipeline.train_batches(
-        train,
-        run.views,
-        seed=config['seed'],
-        batch_size=batch_size,
-        start=start,
-        rows=parallel.rows(mesh, batch_size),
-    )
+    ours = {'batch_size': batch_size, 'rows': parallel.rows(mesh, batch_size)}
+    batches = pipeline.train_batches(train, run.views, seed=config['seed'], start=start, **ours)
     previous = None
     for number in range(start + 1, run.total_steps + 1):
         with log.wait():
@@ -190,7 +191,8 @@ def fit(config: dict, workdir: str):
             checkpoints.close()
             raise Problem(
                 f'the loss is not finite at step {number} (loss {metrics["loss"]}, gradient norm '
-                f'{metrics["gradient_norm"]}): lower config.optimizer.learning_rate; checkpoints before it are good',
+                f'{metrics["gradient_norm"]}): lower config.optimizer.learning_rate; '
+                'checkpoints before it are good',
                 NO_PROGRESS,
             )
         if judging and judge:
@@ -199,48 +201,61 @@ def fit(config: dict, workdir: str):
         log.write(number, metrics | {'learning_rate': float(run.learning_rate(number - 1))})
         if saving:  # after the log, so that none of its lines is missing after a resume
             with log.pause():
-                checkpoints.save(number, ts, position, metrics.get('knn_top1'))
+                checkpoints.save(number, ts, data, metrics.get('knn_top1'))
     checkpoints.close()
     log.close()
     say(f'done: {workdir}')
 
 
 def online_knn(config: dict, method: Method, mesh, train: sources.Source) -> Callable:
-    """-> judge(params, state): top-1 of nearest neighbours, on the first examples of a fixed order of each split."""
+    """-> judge(params, state): top-1 of nearest neighbours, on the first examples of a fixed order
+    of each split."""
     run, evaluation = forward(method.features, mesh), config['evaluation']
     test = sources.load(config['data'], 'test')
-    pick = lambda source, n: index.permutation(np.arange(min(n, source.size)), source.size, index.key(0))
+
+    def pick(source, n):
+        return index.permutation(np.arange(min(n, source.size)), source.size, index.key(0))
+
     chosen = pick(train, evaluation['train_examples']), pick(test, evaluation['test_examples'])
     view = {'size': evaluation['size'], 'crop': evaluation['crop']}
 
     def judge(params, state):
-        of = lambda source, indices: extract(lambda b: run(params, state, b), mesh, source, indices=indices, **view)
-        return knn(Knn(), of(train, chosen[0]), of(test, chosen[1]), train.classes)['top1']
+        encode = lambda batch: run(params, state, batch)
+        of = lambda source, indices: extract(encode, mesh, source, indices=indices, **view)
+        return knn(Knn(), of(train, chosen[0]), of(test, chosen[1]), train.classes or 0)['top1']
 
     return judge
 
 
 def restore(workdir, step: int = -1) -> tuple[Run, TrainState, int]:
-    """The run in `workdir` as its config describes it, its state at `step` (-1: the latest), and that step."""
+    """The run in `workdir` as its config describes it, its state at `step` (-1: the latest), and
+    that step."""
     config = configs.saved(workdir)
     checkpoints = Checkpoints(workdir, read_only=True)
     wanted = None if step < 0 else step
     data = checkpoints.data(wanted)
     run = describe(config, data['examples'], data['classes'])
     mesh = parallel.make_mesh()
-    like = jax.eval_shape(lambda: make_state(run.method, run.optimizer, mesh, blank_batch(run.views, 2), seed=0))
+    like = state_shapes(run, mesh)
     ts, _, found = checkpoints.restore(parallel.placed(like, mesh), wanted)
     checkpoints.close()
     return run, ts, found
 
 
+def state_shapes(run: Run, mesh) -> TrainState:
+    """What `make_state` makes, without values."""
+    blank = blank_batch(run.views, 2)
+    return jax.eval_shape(lambda: make_state(run.method, run.optimizer, mesh, blank, seed=0))
+
+
 def pretrained_encoder(run: Run, mesh, workdir: str, step: int):
-    """The encoder's variables of the run in `workdir`, checked against those that `run` will train."""
+    """The encoder's variables of the run in `workdir`, checked against those `run` will train."""
     other, ts, step = restore(workdir, step)
     variables = other.method.encoder(ts.params, ts.state)
-    new = jax.eval_shape(lambda: make_state(run.method, run.optimizer, mesh, blank_batch(run.views, 2), seed=0))
+    new = state_shapes(run, mesh)
     ours = run.method.encoder(new.params, new.state)
-    check_structure(shapes(variables), ours, f'the encoder of step {step} of config.pretrained.workdir={workdir}')
+    where = f'the encoder of step {step} of config.pretrained.workdir={workdir}'
+    check_structure(shapes(variables), ours, where)
     return variables
 
 
@@ -260,9 +275,20 @@ def check_workdir(workdir, config: dict):
     if path.exists() and not path.is_dir():
         raise Problem(f'--workdir={workdir} is a file')
     if (path / 'config.json').exists():
-        free = ('log_every', 'checkpoint_every', 'keep', 'evaluation.', 'data.data_dir', 'data.path')
-        changed = [d for d in configs.differences(configs.saved(workdir), config) if not d.startswith(free)]
+        free = (
+            'log_every',
+            'checkpoint_every',
+            'keep',
+            'evaluation.',
+            'data.data_dir',
+            'data.path',
+        )
+        found = configs.differences(configs.saved(workdir), config)
+        changed = [difference for difference in found if not difference.startswith(free)]
         if changed:
-            raise Problem(f'{workdir} holds a run of another config ({"; ".join(changed[:3])}): use another --workdir')
+            these = '; '.join(changed[:3])
+            raise Problem(
+                f'{workdir} holds a run of another config ({these}): use another --workdir'
+            )
     elif path.exists() and any(p.name != 'config.tmp' for p in path.iterdir()):
         raise Problem(f'--workdir={workdir} is not empty and holds no run: use another')

@@ -37,7 +37,13 @@ def imports(path):
 
 def test_collectives_stand_in_parallel_alone():
     ours = {name for name, _ in names(ROOT / 'clr_jax' / 'parallel.py')}
-    assert {'psum', 'pmean', 'all_gather', 'axis_index', 'shard_map'} <= ours  # the search finds them
+    assert {
+        'psum',
+        'pmean',
+        'all_gather',
+        'axis_index',
+        'shard_map',
+    } <= ours  # the search finds them
     for path in SOURCES:
         tree = ast.parse(path.read_text())
         used = {
@@ -72,7 +78,9 @@ def test_methods_import_no_method_and_flags_stay_in_entry_points():
         if path.parent.name == 'methods':
             assert not [m for m in modules if m.startswith('clr_jax.methods')], path
         if path.name not in ('main.py', '__main__.py', 'entry.py'):
-            assert not [m for m in modules if m.startswith(('absl', 'ml_collections.config_flags'))], path
+            assert not [
+                m for m in modules if m.startswith(('absl', 'ml_collections.config_flags'))
+            ], path
 
 
 def test_tensorflow_and_orbax_are_imported_late():

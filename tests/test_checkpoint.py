@@ -28,7 +28,14 @@ from clr_jax.train import TrainState
 pytestmark = pytest.mark.filterwarnings('ignore::pytest.PytestUnraisableExceptionWarning')
 
 DTYPES = ('float32', 'float16', 'bfloat16', 'int32', 'int8', 'uint32', 'uint8', 'bool')
-BEST = {2: 0.9, 3: math.nan, 5: 0.5, 6: 0.95, 7: math.nan, 9: 0.1}  # step -> top-1; none: not judged
+BEST = {
+    2: 0.9,
+    3: math.nan,
+    5: 0.5,
+    6: 0.95,
+    7: math.nan,
+    9: 0.1,
+}  # step -> top-1; none: not judged
 
 
 class Memory(NamedTuple):
@@ -62,7 +69,10 @@ def example(seed: int, mesh=None, shards=None) -> TrainState:
     """A TrainState with groups of parameters, one frozen for a while, beside a second optimizer."""
     params = {
         'method': {
-            'encoder': {'conv1': {'kernel': jnp.zeros((3, 3, 3, 40))}, 'bn1': {'scale': jnp.zeros(4)}},
+            'encoder': {
+                'conv1': {'kernel': jnp.zeros((3, 3, 3, 40))},
+                'bn1': {'scale': jnp.zeros(4)},
+            },
             'predictor': {'kernel': jnp.zeros((4, 2), jnp.bfloat16)},
         },
         'probe': {'kernel': jnp.zeros((4, 3)), 'bias': jnp.zeros(3, jnp.float16)},
@@ -142,7 +152,9 @@ def test_the_example_has_what_runs_have():
     state = example(0)
     found = {str(x.dtype) for x in jax.tree.leaves(state)}
     assert {'float32', 'bfloat16', 'int32', 'bool', 'uint8', 'uint32'} <= found
-    parts = {type(x).__name__ for x in jax.tree.leaves(state, is_leaf=lambda x: hasattr(x, '_fields'))}
+    parts = {
+        type(x).__name__ for x in jax.tree.leaves(state, is_leaf=lambda x: hasattr(x, '_fields'))
+    }
     assert parts == {'TrainState'}
     assert any('inner_states' in path for path in paths(state.opt))  # of optax.partition
     wide = np.concatenate([x.reshape(-1) for x in jax.tree.leaves(state) if x.dtype == np.float32])
@@ -176,7 +188,10 @@ def test_what_is_saved_is_the_state_at_that_moment(tmp_path):
     """The step donates its state: the buffers are used again while the checkpoint is being written."""
     checkpoints = Checkpoints(tmp_path)
     state = example(1, mesh_of(1))
-    overwrite = jax.jit(lambda s: jax.tree.map(lambda x: x ^ True if x.dtype == bool else x + 1, s), donate_argnums=0)
+    overwrite = jax.jit(
+        lambda s: jax.tree.map(lambda x: x ^ True if x.dtype == bool else x + 1, s),
+        donate_argnums=0,
+    )
     checkpoints.save(1, state, {})
     overwrite(state)
     checkpoints.wait()
@@ -200,7 +215,9 @@ def mixed(words) -> int:
 def test_fingerprints_are_the_same_on_any_devices_and_by_definition():
     state = example(7)
     words = {1: np.uint8, 2: np.uint16, 4: np.uint32}
-    expected = {path: mixed(x.reshape(-1).view(words[x.dtype.itemsize])) for path, x in paths(state).items()}
+    expected = {
+        path: mixed(x.reshape(-1).view(words[x.dtype.itemsize])) for path, x in paths(state).items()
+    }
     assert fingerprints(jax.tree.map(jnp.asarray, state)) == expected
     for devices in (1, 2, 4, 8):
         for shards in (P(), P(parallel.DATA), P('device')):
@@ -213,13 +230,17 @@ def test_any_flipped_bit_changes_the_fingerprint(dtype):
     with jax.enable_x64('64' in dtype):
         kind = np.dtype(getattr(ml_dtypes, dtype, dtype))
         original = noise(np.zeros(3, kind), 3)
-        flips = np.repeat(bits(original)[None], 3 * kind.itemsize * (1 if dtype == 'bool' else 8), 0)
+        flips = np.repeat(
+            bits(original)[None], 3 * kind.itemsize * (1 if dtype == 'bool' else 8), 0
+        )
         for n, row in enumerate(flips):
             if dtype == 'bool':
                 row[n] ^= 1
             else:
                 row[n // 8] ^= 1 << n % 8
-        leaves = {str(n): jnp.asarray(np.frombuffer(row.tobytes(), kind)) for n, row in enumerate(flips)}
+        leaves = {
+            str(n): jnp.asarray(np.frombuffer(row.tobytes(), kind)) for n, row in enumerate(flips)
+        }
         found = fingerprints(leaves | {'original': jnp.asarray(original)})
     expected = found.pop('original')
     assert len(found) == len(flips) >= 3
@@ -275,7 +296,9 @@ def test_a_damaged_step_is_named_and_the_one_before_it_used(copy, capfd, part, h
     assert step == 2
     assert same_bits(state, example(2))
     assert data == {'examples': 2}
-    warnings = [line for line in capfd.readouterr().err.splitlines() if line.startswith('warning: ')]
+    warnings = [
+        line for line in capfd.readouterr().err.splitlines() if line.startswith('warning: ')
+    ]
     assert len(warnings) == 1
     assert 'damaged' in warnings[0]
     assert 'step 3' in warnings[0]
@@ -289,7 +312,9 @@ def test_no_flipped_bit_of_any_file_is_ever_loaded(copy):
     """Some bits mean nothing, so a flip may leave the newest step whole; what is loaded is one of the true states."""
     rng = random.Random(0)
     outcomes = []
-    files = sorted(p for p in (copy / 'checkpoints' / '3').rglob('*') if p.is_file() and p.stat().st_size)
+    files = sorted(
+        p for p in (copy / 'checkpoints' / '3').rglob('*') if p.is_file() and p.stat().st_size
+    )
     like = example(0, mesh_of(1))
     for path in files:
         for _ in range(4):
@@ -326,6 +351,17 @@ def test_a_flipped_bit_of_a_value_is_caught_by_the_fingerprint(tmp_path, capfd):
     assert same_bits(state, states[1])
     assert 'step 2: kernel differs from what was saved' in capfd.readouterr().err
     checkpoints.close()
+
+
+def test_a_digit_of_the_description_that_changed_is_noticed(copy):
+    """It still is JSON, and would name other data."""
+    path = copy / 'checkpoints' / '3' / 'about' / 'metadata'
+    text = path.read_text()
+    assert text.count('"examples": 3') == 1
+    path.write_text(text.replace('"examples": 3', '"examples": 7'))
+    checkpoints = Checkpoints(copy, read_only=True)
+    assert checkpoints.data() == {'examples': 2}
+    assert checkpoints.restore(example(0, mesh_of(1)))[1:] == ({'examples': 2}, 2)
 
 
 def test_a_run_goes_on_over_damaged_steps(copy):
@@ -368,7 +404,11 @@ def test_what_was_never_written_is_no_damage(written, tmp_path):
 
 def other_width(state):
     state.params['method']['encoder']['conv1']['kernel'] = jnp.zeros((3, 3, 3, 48))
-    return state, ['params/method/encoder/conv1/kernel', 'float32[3, 3, 3, 40]', 'float32[3, 3, 3, 48]']
+    return state, [
+        'params/method/encoder/conv1/kernel',
+        'float32[3, 3, 3, 40]',
+        'float32[3, 3, 3, 48]',
+    ]
 
 
 def other_dtype(state):
@@ -472,4 +512,6 @@ def test_a_step_is_written_once(copy):
         with pytest.raises(RuntimeError, match=rf'checkpoint {step} is not written: .*3\]'):
             checkpoints.save(step, example(50, mesh_of(1)), {})
     checkpoints.close()
-    assert same_bits(Checkpoints(copy, read_only=True).restore(example(0, mesh_of(1)))[0], example(3))
+    assert same_bits(
+        Checkpoints(copy, read_only=True).restore(example(0, mesh_of(1)))[0], example(3)
+    )

@@ -114,7 +114,15 @@ def test_overrides_keep_their_type(name):
     """`--config.x=...` is parsed in the type of what stands there, so every value must have the right one."""
     of = config(name)
     assert isinstance(of.epochs, float)
-    for key in ('seed', 'steps', 'batch_size', 'log_every', 'checkpoint_every', 'keep', 'bn_groups'):
+    for key in (
+        'seed',
+        'steps',
+        'batch_size',
+        'log_every',
+        'checkpoint_every',
+        'keep',
+        'bn_groups',
+    ):
         assert type(of[key]) is int, key
     of.lock()
     with pytest.raises(TypeError):
@@ -147,7 +155,10 @@ def test_smoke_keeps_what_the_run_is_about(name):
 def test_a_config_can_change_its_own_smoke_form():
     of = configs.finish(configs.default(), 'smoke', batch_size=32)
     assert of.batch_size == 32
-    assert configs.finish(configs.default(), '', batch_size=32).batch_size == configs.default().batch_size
+    assert (
+        configs.finish(configs.default(), '', batch_size=32).batch_size
+        == configs.default().batch_size
+    )
 
 
 def test_an_evaluation_has_the_largest_size_of_the_views():
@@ -213,7 +224,11 @@ def test_a_name_in_a_file_that_does_not_exist_is_left_to_its_user(part, name):
     ('key', 'value', 'said'),
     [
         ('batchsize', '3', 'config has no "batchsize"; did you mean "batch_size"?'),
-        ('method.temprature', '1', 'config.method has no "temprature"; did you mean "temperature"?'),
+        (
+            'method.temprature',
+            '1',
+            'config.method has no "temprature"; did you mean "temperature"?',
+        ),
         ('views.view.sise', '1', 'config.views.view has no "sise"; did you mean "size"?'),
         ('optimiser.name', 'sgd', 'did you mean "optimizer"?'),
         ('seed.x', '1', 'config.seed is a value and has no keys'),
@@ -230,7 +245,12 @@ def test_an_override_of_what_is_not_there_is_refused(key, value, said):
 
 def test_an_override_of_what_is_there_passes():
     of = config('simclr_digits')
-    for key in ('seed', 'method.temperature', 'views.view.area', 'optimizer.schedule.warmup_epochs'):
+    for key in (
+        'seed',
+        'method.temperature',
+        'views.view.area',
+        'optimizer.schedule.warmup_epochs',
+    ):
         configs.check_override(of, key, '1')
     configs.check_override(of, 'method', '{"temperature": 0.5}')
 
@@ -241,7 +261,9 @@ def test_differences_are_named_by_path():
     assert configs.differences(then, then) == []
     assert configs.differences(then, now) == ['a: 1 -> 2', "b.d.e: 'x' -> 'y'", 'new: None -> 0.5']
     assert configs.differences({'a': {'b': 1}}, {'a': 1}) == ["a: {'b': 1} -> 1"]
-    assert configs.differences({'a': (1, (2, 3))}, {'a': [1, [2, 4]]}) == ['a: [1, [2, 3]] -> [1, [2, 4]]']
+    assert configs.differences({'a': (1, (2, 3))}, {'a': [1, [2, 4]]}) == [
+        'a: [1, [2, 3]] -> [1, [2, 4]]'
+    ]
 
 
 def test_a_folder_without_a_config_is_no_run(tmp_path):

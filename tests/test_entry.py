@@ -9,7 +9,7 @@ import jax
 import pytest
 from absl import flags
 
-import clr_jax.main  # noqa: F401 (it defines the flags)
+import clr_jax.main
 from clr_jax import entry
 from clr_jax.entry import Problem, absolute, default_workdir, known, nearest
 from tests.conftest import ROOT
@@ -49,9 +49,15 @@ def test_a_program_that_ends_well(run):
     assert run(lambda: print('result')) == (0, 'result\n', '')
 
 
-@pytest.mark.parametrize('code', [entry.USAGE, entry.DATA, entry.INPUT, entry.CONFIG, entry.NO_PROGRESS])
+@pytest.mark.parametrize(
+    'code', [entry.USAGE, entry.DATA, entry.INPUT, entry.CONFIG, entry.NO_PROGRESS]
+)
 def test_a_problem_is_one_line_and_its_code(run, code):
-    assert run(failing(Problem('first\n  second\tthird', code))) == (code, '', 'error: first second third\n')
+    assert run(failing(Problem('first\n  second\tthird', code))) == (
+        code,
+        '',
+        'error: first second third\n',
+    )
 
 
 def test_a_problem_is_one_of_the_config_unless_it_says_otherwise():
@@ -67,7 +73,9 @@ def test_debug_adds_the_traceback(run):
     assert lines[-1] == 'error: what'
 
 
-@pytest.mark.parametrize('error', [RuntimeError('surprise'), KeyError('surprise'), MemoryError('surprise')])
+@pytest.mark.parametrize(
+    'error', [RuntimeError('surprise'), KeyError('surprise'), MemoryError('surprise')]
+)
 def test_a_bug_keeps_its_traceback(run, error):
     code, _, err = run(failing(error))
     assert code == 1
@@ -114,7 +122,14 @@ def test_help_names_the_flags_and_runs_nothing(run, monkeypatch, word):
     code, out, err = run(failing(AssertionError('main ran')), word)
     assert (code, err) == (0, '')
     assert out.startswith(clr_jax.main.__doc__)
-    for flag in ('--config:', '--config.<key>=<value>', '--workdir:', '--[no]debug:', '--coordinator:', '--processes:'):
+    for flag in (
+        '--config:',
+        '--config.<key>=<value>',
+        '--workdir:',
+        '--[no]debug:',
+        '--coordinator:',
+        '--processes:',
+    ):
         assert flag in out
 
 
@@ -140,7 +155,11 @@ def process(folder, act: str, daemon: bool = False):
     path = folder / 'program.py'
     path.write_text(textwrap.dedent(PROGRAM).format(act=act, daemon=daemon))
     return subprocess.run(
-        [sys.executable, path], env=os.environ | {'PYTHONPATH': str(ROOT)}, capture_output=True, text=True, timeout=120
+        [sys.executable, path],
+        env=os.environ | {'PYTHONPATH': str(ROOT)},
+        capture_output=True,
+        text=True,
+        timeout=120,
     )
 
 
@@ -173,7 +192,10 @@ def test_a_good_end_is_an_ordinary_one(tmp_path):
     [
         ([], []),
         (['--multihost'], [()]),
-        (['--coordinator=10.0.0.1:8476', '--processes=4', '--process=3'], [('10.0.0.1:8476', 4, 3)]),
+        (
+            ['--coordinator=10.0.0.1:8476', '--processes=4', '--process=3'],
+            [('10.0.0.1:8476', 4, 3)],
+        ),
     ],
 )
 def test_processes_are_joined_when_asked(run, monkeypatch, words, joined):
@@ -195,7 +217,9 @@ def test_the_nearest_word_is_named_and_all_that_are_known():
 
 def test_words_that_are_not_allowed_are_refused():
     known(['a', 'b'], ('a', 'b', 'c'), 'here')
-    with pytest.raises(Problem, match='here: no "momentun"; did you mean "momentum"[?] Known: lars, momentum') as error:
+    with pytest.raises(
+        Problem, match='here: no "momentun"; did you mean "momentum"[?] Known: lars, momentum'
+    ) as error:
         known(['lars', 'momentun'], ('momentum', 'lars'), 'here')
     assert error.value.code == entry.CONFIG
 

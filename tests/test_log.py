@@ -50,12 +50,30 @@ def test_a_record_has_the_metrics_with_the_speed_and_the_wait_for_data(tmp_path,
     first, second = records(tmp_path)
     speed = {'examples_per_second': round(4 * 64 / 7, 2), 'data_wait': round(1 / 7, 4)}
     assert first == {'step': 14, 'loss': 0.1 + 0.2, 'std': 1.0} | speed
-    assert second == {'step': 16, 'loss': 1.5, 'knn_top1': 0.25, 'examples_per_second': 64.0, 'data_wait': 1.0}
+    assert second == {
+        'step': 16,
+        'loss': 1.5,
+        'knn_top1': 0.25,
+        'examples_per_second': 64.0,
+        'data_wait': 1.0,
+    }
     lines = capsys.readouterr().err.splitlines()
     assert len(lines) == 2
-    for word in ('step 14/50', 'loss 0.300', 'std 1.000', '37 images/s', '0:01:03 left'):  # 36 steps at 4 / 7
+    for word in (
+        'step 14/50',
+        'loss 0.300',
+        'std 1.000',
+        '37 images/s',
+        '0:01:03 left',
+    ):  # 36 steps at 4 / 7
         assert word in lines[0]
-    for word in ('step 16/50', 'loss 1.500', 'knn_top1 0.250', '64 images/s', '0:00:34 left'):  # the median of 4 / 7 and 1
+    for word in (
+        'step 16/50',
+        'loss 1.500',
+        'knn_top1 0.250',
+        '64 images/s',
+        '0:00:34 left',
+    ):  # the median of 4 / 7 and 1
         assert word in lines[1]
 
 
@@ -107,8 +125,12 @@ def test_a_line_cut_anywhere_is_dropped(tmp_path, clock):
 def test_a_kill_while_lines_are_dropped_loses_none(tmp_path, clock, monkeypatch):
     path = tmp_path / 'metrics.jsonl'
     path.write_text('{"step": 1}\n{"step": 2}\n')
-    monkeypatch.setattr(type(epath.Path(path)), 'write_text', lambda self, text: self.write_bytes(text[:5].encode()))
-    monkeypatch.setattr(type(epath.Path(path)), 'replace', lambda *_: (_ for _ in ()).throw(SystemExit))
+    monkeypatch.setattr(
+        type(epath.Path(path)), 'write_text', lambda self, text: self.write_bytes(text[:5].encode())
+    )
+    monkeypatch.setattr(
+        type(epath.Path(path)), 'replace', lambda *_: (_ for _ in ()).throw(SystemExit)
+    )
     with pytest.raises(SystemExit):
         Log(tmp_path, start=1, total_steps=40, batch_size=8)
     assert [record['step'] for record in records(tmp_path)] == [1, 2]
@@ -137,7 +159,14 @@ def test_only_the_first_process_speaks(tmp_path, clock, capsys, monkeypatch):
 
 
 @pytest.mark.parametrize(
-    ('seconds', 'text'), [(0, '0:00:00'), (59.6, '0:01:00'), (3599, '0:59:59'), (3723.4, '1:02:03'), (360000, '100:00:00')]
+    ('seconds', 'text'),
+    [
+        (0, '0:00:00'),
+        (59.6, '0:01:00'),
+        (3599, '0:59:59'),
+        (3723.4, '1:02:03'),
+        (360000, '100:00:00'),
+    ],
 )
 def test_durations(seconds, text):
     assert duration(seconds) == text

@@ -50,7 +50,9 @@ def program(monkeypatch, capfd):
     """program(*flags) -> Ended: the command in this process, as `entry.run` runs it."""
     given = flags.FLAGS
     monkeypatch.setattr(sys, 'unraisablehook', sys.unraisablehook)
-    monkeypatch.setattr(entry, 'keep_memory', lambda: None)  # the memory of the tests is not the program's
+    monkeypatch.setattr(
+        entry, 'keep_memory', lambda: None
+    )  # the memory of the tests is not the program's
 
     def run(*words):
         monkeypatch.setattr(sys, 'argv', ['main.py', *words])
@@ -137,7 +139,10 @@ def test_overrides_reach_the_run(given, workdir):
         'seed',
     ]
     assert config['epochs'] == 3.0
-    assert config['encoder'] | {'bn_groups': 2, 'dtype': 'bfloat16', 'widths': (8, 16)} == config['encoder']
+    assert (
+        config['encoder'] | {'bn_groups': 2, 'dtype': 'bfloat16', 'widths': (8, 16)}
+        == config['encoder']
+    )
     assert type(config) is dict
 
 
@@ -145,7 +150,10 @@ def test_overrides_reach_the_run(given, workdir):
 def test_a_flag_that_is_true_or_false(given, workdir, flag, value):
     config = ROOT / 'configs' / 'simclr_cifar10.py'
     word = f'--config.encoder.zero_init{flag}' if flag else '--noconfig.encoder.zero_init'
-    assert given(f'--config={config}', f'--workdir={workdir}', word)[0]['encoder']['zero_init'] is value
+    assert (
+        given(f'--config={config}', f'--workdir={workdir}', word)[0]['encoder']['zero_init']
+        is value
+    )
 
 
 def test_the_workdir_is_absolute_and_has_a_default(given, monkeypatch, tmp_path):
@@ -171,15 +179,31 @@ def test_smoke_is_the_smoke_form(given, workdir):
         ([DIGITS, '--confg=3'], USAGE, ["'confg'", 'Did you mean: config']),
         ([DIGITS, 'stray'], USAGE, ["unexpected argument 'stray'"]),
         ([DIGITS, '--processes=x'], USAGE, ['--processes=x']),
-        (['--config=configs/absent.py'], CONFIG, ['--config=configs/absent.py: there is no such file']),
+        (
+            ['--config=configs/absent.py'],
+            CONFIG,
+            ['--config=configs/absent.py: there is no such file'],
+        ),
         ([f'{DIGITS}:smok'], CONFIG, ['":smok"', 'did you mean "smoke"']),
-        ([DIGITS, '--config.batchsize=3'], CONFIG, ['config has no "batchsize"', 'did you mean "batch_size"', 'Known: ']),
-        ([DIGITS, '--config.method.temp=3'], CONFIG, ['config.method has no "temp"', 'temperature']),
+        (
+            [DIGITS, '--config.batchsize=3'],
+            CONFIG,
+            ['config has no "batchsize"', 'did you mean "batch_size"', 'Known: '],
+        ),
+        (
+            [DIGITS, '--config.method.temp=3'],
+            CONFIG,
+            ['config.method has no "temp"', 'temperature'],
+        ),
         ([DIGITS, '--config.method=simclr'], CONFIG, ['config.method is a section', 'temperature']),
         ([DIGITS, '--config.seed.x=3'], CONFIG, ['config.seed is a value']),
         ([DIGITS, '--config.batch_size=many'], CONFIG, ['--config.batch_size=many', 'int']),
         ([DIGITS, '--config.batch_size=1.5'], CONFIG, ['--config.batch_size=1.5', 'int']),
-        ([DIGITS, '--config.method.temperature=warm'], CONFIG, ['--config.method.temperature=warm', 'float']),
+        (
+            [DIGITS, '--config.method.temperature=warm'],
+            CONFIG,
+            ['--config.method.temperature=warm', 'float'],
+        ),
         (['--config.seed=3', DIGITS], CONFIG, ['--config.seed=3', 'before']),
     ],
 )
@@ -223,7 +247,10 @@ def test_wrong_values_in_the_config(program, workdir, override, said):
 
 def test_a_mistake_in_the_file(program, workdir, tmp_path):
     for text, said in (
-        ('def get_config(variant=""):\n    return wrong\n', "line 2: NameError: name 'wrong' is not defined"),
+        (
+            'def get_config(variant=""):\n    return wrong\n',
+            "line 2: NameError: name 'wrong' is not defined",
+        ),
         ('def get_config(:\n', 'line 1: SyntaxError'),
     ):
         (tmp_path / 'mine.py').write_text(text)
@@ -234,9 +261,16 @@ def test_a_mistake_in_the_file(program, workdir, tmp_path):
 
 @pytest.mark.parametrize('part', ['method', 'encoder'])
 def test_a_wrong_name_in_the_file(program, workdir, tmp_path, tiny, part):
-    text = TINY.format(data={'name': 'digits'}).replace('return', f'config.{part}.name = "simclrr"\n    return')
+    text = TINY.format(data={'name': 'digits'}).replace(
+        'return', f'config.{part}.name = "simclrr"\n    return'
+    )
     (tmp_path / 'mine.py').write_text(text)
-    one_line(program(f'--config={tmp_path}/mine.py', f'--workdir={workdir}'), CONFIG, f'config.{part}.name', 'Known: ')
+    one_line(
+        program(f'--config={tmp_path}/mine.py', f'--workdir={workdir}'),
+        CONFIG,
+        f'config.{part}.name',
+        'Known: ',
+    )
     assert not workdir.exists()
 
 
@@ -279,7 +313,11 @@ def test_a_folder_that_cannot_be_read(program, workdir, tmp_path, tiny, monkeypa
 
     monkeypatch.setattr(os, 'scandir', scandir)
     data = {'name': 'folder', 'path': str(locked)}
-    one_line(program(tiny(data), f'--workdir={workdir}'), DATA, f'{locked} cannot be read: Permission denied')
+    one_line(
+        program(tiny(data), f'--workdir={workdir}'),
+        DATA,
+        f'{locked} cannot be read: Permission denied',
+    )
     assert not workdir.exists()
 
 
@@ -288,12 +326,16 @@ def test_an_image_that_cannot_be_decoded(program, workdir, tmp_path, tiny):
     for n in range(16):
         path = tmp_path / 'images' / 'train' / f'{n}.png'
         path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_bytes(tensorflow().io.encode_png(rng.integers(0, 256, (8, 8, 3), np.uint8)).numpy())
+        path.write_bytes(
+            tensorflow().io.encode_png(rng.integers(0, 256, (8, 8, 3), np.uint8)).numpy()
+        )
     (tmp_path / 'images' / 'test').mkdir()
     (tmp_path / 'images' / 'test' / '0.png').write_bytes(path.read_bytes())
     broken = tmp_path / 'images' / 'train' / '11.png'
     broken.write_bytes(path.read_bytes()[:40])
-    ended = program(tiny({'name': 'folder', 'path': str(tmp_path / 'images')}), f'--workdir={workdir}')
+    ended = program(
+        tiny({'name': 'folder', 'path': str(tmp_path / 'images')}), f'--workdir={workdir}'
+    )
     assert ended.code == DATA
     assert 'Traceback' not in ended.err
     last = ended.err.splitlines()[-1]
@@ -313,7 +355,10 @@ def test_workdirs_that_are_not_for_this_run(program, tmp_path, tiny):
     (foreign / 'thesis.tex').write_text('years of work')
     file.write_text('text')
     for place, said in (
-        (of_another, ['another config', 'batch_size: 32 -> 16; seed: 1 -> 0', 'use another --workdir']),
+        (
+            of_another,
+            ['another config', 'batch_size: 32 -> 16; seed: 1 -> 0', 'use another --workdir'],
+        ),
         (foreign, ['is not empty and holds no run']),
         (file, [f'--workdir={file} is a file']),
         (file / 'below', ['cannot be written', 'Not a directory']),
@@ -361,13 +406,20 @@ def test_a_loss_that_is_not_finite_ends_the_run_and_keeps_its_checkpoints(progra
 
 
 def command(*words, module='clr_jax.main'):
-    return subprocess.run([sys.executable, '-m', module, *words], cwd=ROOT, capture_output=True, text=True)
+    return subprocess.run(
+        [sys.executable, '-m', module, *words], cwd=ROOT, capture_output=True, text=True
+    )
 
 
 @pytest.mark.parametrize(
     ('module', 'words', 'code', 'said'),
     [
-        ('clr_jax.main', [], USAGE, 'error: --config is missing, e.g. --config=configs/simclr_digits.py'),
+        (
+            'clr_jax.main',
+            [],
+            USAGE,
+            'error: --config is missing, e.g. --config=configs/simclr_digits.py',
+        ),
         ('clr_jax.evaluate', [], USAGE, 'error: --workdir is missing'),
         ('clr_jax.evaluate', ['--workdir=/absent', '--draws=x'], USAGE, 'error: flag --draws=x'),
     ],

@@ -260,9 +260,7 @@ def cosine(step, total, warmup, start, final):
 @pytest.mark.parametrize(('start', 'final'), [(0.0, 0.0), (0.25, 0.1)])
 @pytest.mark.parametrize('per', ['step', 'epoch'])
 def test_warmup_cosine(per, start, final):
-    function = schedules.schedule(
-        5, 40, warmup_epochs=2.0, warmup_from=start, final=final, per=per
-    )
+    function = schedules.schedule(5, 40, warmup_epochs=2.0, warmup_from=start, final=final, per=per)
     at = [step if per == 'step' else step - step % 5 for step in range(50)]
     expected = [cosine(step, 40, 10, start, final) for step in at]
     np.testing.assert_allclose(values(function, 50), expected, rtol=1e-12, atol=1e-15)

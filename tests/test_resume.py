@@ -65,7 +65,9 @@ class Runs:
 
     def train(self, workdir):
         overrides = [f'--config.{key}={value}' for key, value in TINY.items()]
-        return self.start('clr_jax.main', '--config=configs/simclr_digits.py', f'--workdir={workdir}', *overrides)
+        return self.start(
+            'clr_jax.main', '--config=configs/simclr_digits.py', f'--workdir={workdir}', *overrides
+        )
 
 
 def finish(process) -> tuple[str, str]:
@@ -77,7 +79,9 @@ def finish(process) -> tuple[str, str]:
 
 def committed(workdir) -> list[int]:
     folder = workdir / 'checkpoints'
-    return sorted(int(p.name) for p in folder.iterdir() if p.name.isdigit()) if folder.exists() else []
+    return (
+        sorted(int(p.name) for p in folder.iterdir() if p.name.isdigit()) if folder.exists() else []
+    )
 
 
 def kill(process, workdir, after: int, delay: float) -> int:
@@ -94,7 +98,10 @@ def kill(process, workdir, after: int, delay: float) -> int:
 
 def flip_a_bit(workdir, step: int):
     """In the file with most of the arrays' bytes, which Orbax alone need not notice."""
-    path = max((workdir / 'checkpoints' / str(step) / 'state' / 'd').iterdir(), key=lambda p: p.stat().st_size)
+    path = max(
+        (workdir / 'checkpoints' / str(step) / 'state' / 'd').iterdir(),
+        key=lambda p: p.stat().st_size,
+    )
     content = bytearray(path.read_bytes())
     content[len(content) // 2] ^= 16
     path.write_bytes(content)
@@ -147,7 +154,9 @@ def test_every_leaf_of_the_resumed_run_is_that_of_the_straight_run(straight, kil
     (_, expected, step), (_, found, also) = restore(straight), restore(killed)
     assert step == also == int(expected.step) == STEPS
     assert differing(expected, found) == []
-    assert differing(expected, pieces.fresh) == list(leaves(expected))  # none is equal for want of training
+    assert differing(expected, pieces.fresh) == list(
+        leaves(expected)
+    )  # none is equal for want of training
 
 
 def test_the_resumed_run_keeps_the_same_checkpoints(straight, killed):
@@ -164,7 +173,10 @@ def test_each_logged_step_is_there_once_with_the_same_values(straight, killed):
     assert metrics(killed) == expected
     judged = [line['step'] for line in expected if 'knn_top1' in line]
     assert judged == [20, 40, 60]
-    assert all({'loss', 'learning_rate', 'std', 'probe_top1', 'gradient_norm'} <= line.keys() for line in expected)
+    assert all(
+        {'loss', 'learning_rate', 'std', 'probe_top1', 'gradient_norm'} <= line.keys()
+        for line in expected
+    )
 
 
 def test_what_a_run_leaves_behind(straight):
@@ -172,19 +184,36 @@ def test_what_a_run_leaves_behind(straight):
     assert len(events) == 1
     left = {p.name for p in straight.iterdir()} - {*events, 'results.jsonl'}  # of an evaluation
     assert left == {'config.json', 'metrics.jsonl', 'checkpoints'}
-    assert configs.saved(straight)['encoder'] | {'widths': [4, 8], 'dropout': 0.1} == configs.saved(straight)['encoder']
+    assert (
+        configs.saved(straight)['encoder'] | {'widths': [4, 8], 'dropout': 0.1}
+        == configs.saved(straight)['encoder']
+    )
 
 
 def test_the_command_evaluates_a_finished_run(runs, straight):
     before = checksum(restore(straight)[1])
-    out, _ = finish(runs.start('clr_jax.evaluate', f'--workdir={straight}', '--protocol=knn', '--baselines'))
+    out, _ = finish(
+        runs.start('clr_jax.evaluate', f'--workdir={straight}', '--protocol=knn', '--baselines')
+    )
     records = [json.loads(line) for line in out.splitlines()]  # nothing else is on stdout
     assert [r['source'] for r in records] == ['encoder', 'random', 'pixels']
-    assert [json.loads(line) for line in (straight / 'results.jsonl').read_text().splitlines()] == records
+    assert [
+        json.loads(line) for line in (straight / 'results.jsonl').read_text().splitlines()
+    ] == records
     run, ts, _ = restore(straight)
     assert checksum(ts) == before
     assert records[0]['weights'] == checksum(run.method.encoder(ts.params, ts.state))
     assert [r['step'] for r in records] == [STEPS, 0, 0]
+
+
+def test_a_run_does_not_go_on_with_other_data(straight, monkeypatch):
+    load = sources.load
+    monkeypatch.setattr(
+        sources, 'load', lambda *args: load(*args)._replace(fingerprint='0123456789abcdef')
+    )
+    with pytest.raises(Problem, match='was trained on other data .*0123456789abcdef') as error:
+        train.fit(configs.saved(straight), str(straight))
+    assert error.value.code == CONFIG
 
 
 # The negative control: what is left out is missed.
@@ -195,9 +224,14 @@ class Pieces:
 
     def __init__(self, config, workdir):
         data = sources.load(config['data'], 'train')
-        run, self.mesh = describe(config, data.size, data.classes), parallel.make_mesh(jax.devices()[:2])
+        run, self.mesh = (
+            describe(config, data.size, data.classes),
+            parallel.make_mesh(jax.devices()[:2]),
+        )
         pace = {'steps_per_epoch': run.steps_per_epoch, 'total_steps': run.total_steps}
-        self.step = make_step(run.method, run.optimizer, self.mesh, seed=0, health_every=1000, **pace)
+        self.step = make_step(
+            run.method, run.optimizer, self.mesh, seed=0, health_every=1000, **pace
+        )
         batches = pipeline.train_batches(data, run.views, seed=0, batch_size=config['batch_size'])
         self.batches = [next(batches) for _ in range(5)]
         blank = blank_batch(run.views, 2)
@@ -255,7 +289,9 @@ def test_a_run_starts_from_another_runs_encoder(straight, tmp_path, monkeypatch)
     config = configs.saved(straight) | {'seed': 7}
     data = sources.load(config['data'], 'train')
     run = describe(config, data.size, data.classes)
-    fresh = make_state(run.method, run.optimizer, parallel.make_mesh(), blank_batch(run.views, 2), seed=7)
+    fresh = make_state(
+        run.method, run.optimizer, parallel.make_mesh(), blank_batch(run.views, 2), seed=7
+    )
     before = []
 
     def make_step(*args, **kwargs):
@@ -267,12 +303,16 @@ def test_a_run_starts_from_another_runs_encoder(straight, tmp_path, monkeypatch)
 
     monkeypatch.setattr(train, 'make_step', make_step)
     with pytest.raises(InterruptedError):
-        train.fit(config | {'pretrained': {'workdir': str(straight), 'step': -1}}, str(tmp_path / 'run'))
+        train.fit(
+            config | {'pretrained': {'workdir': str(straight), 'step': -1}}, str(tmp_path / 'run')
+        )
     (started,) = before
     encoders = [source.method.encoder(ts.params, ts.state) for ts in (started, donor, fresh)]
     assert differing(encoders[0], encoders[1]) == []
     assert len(encoders[0]['params']) == len(encoders[0]['batch_stats']) * 2 == 4
-    assert set(differing(started, fresh)) == {path for path in paths(fresh) if re.match('(params/method|state/stats)/encoder', path)}
+    assert set(differing(started, fresh)) == {
+        path for path in paths(fresh) if re.match('(params/method|state/stats)/encoder', path)
+    }
 
 
 def test_the_step_to_start_from_can_be_chosen(straight):

@@ -91,8 +91,8 @@ def evaluate(
         width = max(map(len, networks))
         shots = f'{labels_per_class} per class' if labels_per_class else 'all'
         for record in records:
-            top1 = f'{record["top1"]:.4f} +- {record["top1_std"]:.4f}'
-            say(f'{record["source"]:>{width}}  {name} top-1 {top1}, {shots} labels')
+            score = f'{record["top1"]:.4f} +- {record["top1_std"]:.4f}'
+            say(f'{record["source"]:>{width}}  {name} top-1 {score}, {shots} labels')
     return records
 
 
@@ -105,7 +105,7 @@ def few(features: Features, per_class: int, seed: int) -> Features:
         of_class = order[features.label[order] == label]
         if len(of_class) < per_class:
             raise Problem(
-                f'--labels_per_class={per_class}: class {label} has {len(of_class)} training examples'
+                f'--labels_per_class={per_class}: class {label} has {len(of_class)} examples'
             )
         chosen.append(of_class[:per_class])
     rows = np.concatenate(chosen)

@@ -41,7 +41,14 @@ def agrees(protocol, train, h, expected, classes):
 
 
 @pytest.mark.parametrize(
-    'protocol', [Knn(), Knn(k=1), Knn(k=5, temperature=0.01), Knn(k=60, temperature=0.07), Knn(k=200, temperature=10.0)]
+    'protocol',
+    [
+        Knn(),
+        Knn(k=1),
+        Knn(k=5, temperature=0.01),
+        Knn(k=60, temperature=0.07),
+        Knn(k=200, temperature=10.0),
+    ],
 )
 def test_every_vote_is_that_of_the_definition(protocol):
     train, test = random_features(300, 12, 4, 0), random_features(150, 12, 4, 1)
@@ -112,13 +119,21 @@ def test_similar_features_far_from_zero_do_not_overflow():
 # The search.
 
 
-@pytest.mark.parametrize(('n', 'k', 'block'), [(103, 3, 4), (25, 3, 4), (24, 3, 4), (257, 1, 8), (130, 5, 8), (640, 4, 64)])
+@pytest.mark.parametrize(
+    ('n', 'k', 'block'),
+    [(103, 3, 4), (25, 3, 4), (24, 3, 4), (257, 1, 8), (130, 5, 8), (640, 4, 64)],
+)
 def test_nearest_is_top_k_with_all_its_ties(n, k, block):
     """Values among few integers: nearly every place is a tie."""
     find = jax.jit(lambda x: nearest(x, k, block))
     for seed, kinds in enumerate((1, 2, 3, 10, 50)):
-        similarity = jnp.asarray(np.random.default_rng(seed).integers(-kinds, kinds, (64, n)), jnp.float32)
-        (values, places), (expected, expected_places) = find(similarity), jax.lax.top_k(similarity, k)
+        similarity = jnp.asarray(
+            np.random.default_rng(seed).integers(-kinds, kinds, (64, n)), jnp.float32
+        )
+        (values, places), (expected, expected_places) = (
+            find(similarity),
+            jax.lax.top_k(similarity, k),
+        )
         np.testing.assert_array_equal(values, expected)
         np.testing.assert_array_equal(places, expected_places)
 

@@ -39,7 +39,10 @@ def descent(protocol: Linear, rate: float, train: Features, h, classes: int, see
         p = np.exp(logits - logits.max(1, keepdims=True))
         p /= p.sum(1, keepdims=True)
         p[np.arange(batch), train.label[rows]] -= 1
-        grads = [x[rows].T @ p / batch + protocol.weight_decay * w, p.mean(0) + protocol.weight_decay * b]
+        grads = [
+            x[rows].T @ p / batch + protocol.weight_decay * w,
+            p.mean(0) + protocol.weight_decay * b,
+        ]
         now = rate * (1 + np.cos(np.pi * step / total)) / 2
         for value, v, g in zip((w, b), velocity, grads, strict=True):
             v[...] = protocol.momentum * v + g
@@ -73,7 +76,9 @@ def test_the_classifier_is_that_of_the_definition(protocol, seed):
 def test_it_reaches_the_optimum_of_scikit_learn_within_a_point():
     train, test = blobs(2000, 0), blobs(2000, 1)
     mean, deviation = train.h.mean(0), train.h.std(0)
-    best = LogisticRegression(C=np.inf, max_iter=5000).fit((train.h - mean) / deviation, train.label)
+    best = LogisticRegression(C=np.inf, max_iter=5000).fit(
+        (train.h - mean) / deviation, train.label
+    )
     expected = best.score((test.h - mean) / deviation, test.label)
     assert 0.5 < expected < 0.95  # there is something to miss
     assert abs(linear(Linear(), train, test, 4)['top1'] - expected) <= 0.01
@@ -88,8 +93,14 @@ def test_features_of_any_scale_give_the_same():
 
 def test_a_constant_feature_is_no_nan():
     train, test = blobs(200, 0), blobs(200, 1)
-    padded = [Features(np.pad(f.h, ((0, 0), (0, 1)), constant_values=2.0), f.label) for f in (train, test)]
-    assert linear(Linear(epochs=5), *padded, 4)['top1'] == linear(Linear(epochs=5), train, test, 4)['top1'] > 0.5
+    padded = [
+        Features(np.pad(f.h, ((0, 0), (0, 1)), constant_values=2.0), f.label) for f in (train, test)
+    ]
+    assert (
+        linear(Linear(epochs=5), *padded, 4)['top1']
+        == linear(Linear(epochs=5), train, test, 4)['top1']
+        > 0.5
+    )
 
 
 def test_the_rate_is_not_chosen_on_the_test_set():

@@ -34,8 +34,12 @@ def states():
     """{step: the state at that step} of a run, with weights that are not those of its start."""
     of = run_config()
     run = describe(of, 1437, 10)
-    fresh = make_state(run.method, run.optimizer, parallel.make_mesh(), blank_batch(run.views, 2), seed=of['seed'])
-    moved = lambda step: jax.tree.map(lambda x: x + step if x.dtype == np.int32 else x * (1 + step / 8), fresh)
+    fresh = make_state(
+        run.method, run.optimizer, parallel.make_mesh(), blank_batch(run.views, 2), seed=of['seed']
+    )
+    moved = lambda step: jax.tree.map(
+        lambda x: x + step if x.dtype == np.int32 else x * (1 + step / 8), fresh
+    )
     return run, {0: fresh} | {step: moved(step) for step in STEPS}
 
 
@@ -79,14 +83,20 @@ def digits() -> tuple[Features, Features]:
     order = index.permutation(np.arange(1797), 1797, index.key(0))
     grey = np.round(data.images * (255 / 16)).reshape(1797, 64, 1) / 255
     h = np.repeat(grey, 3, 2).reshape(1797, 192).astype(np.float32)
-    return tuple(Features(h[part], data.target[part].astype(np.int32)) for part in (order[360:], order[:360]))
+    return tuple(
+        Features(h[part], data.target[part].astype(np.int32)) for part in (order[360:], order[:360])
+    )
 
 
 def neighbours(train: Features, test: Features, protocol: Knn) -> tuple[float, float]:
     """The least and the most top-1 can be by scikit-learn in float64, as votes closer than rounding go either way."""
     weights = lambda distance: np.exp((1 - distance) / protocol.temperature)
-    model = KNeighborsClassifier(min(protocol.k, len(train.h)), metric='cosine', weights=weights, algorithm='brute')
-    votes = model.fit(train.h.astype(np.float64), train.label).predict_proba(test.h.astype(np.float64))
+    model = KNeighborsClassifier(
+        min(protocol.k, len(train.h)), metric='cosine', weights=weights, algorithm='brute'
+    )
+    votes = model.fit(train.h.astype(np.float64), train.label).predict_proba(
+        test.h.astype(np.float64)
+    )
     ordered = np.sort(votes, 1)
     clear = ordered[:, -1] - ordered[:, -2] > 1e-4
     right = model.classes_[votes.argmax(1)] == test.label
@@ -153,7 +163,9 @@ def test_the_linear_protocol_records_its_rate(workdir, capsys, monkeypatch):
 
 def test_the_protocols_are_those_published():
     assert PROTOCOLS.keys() == {'knn', 'knn200', 'linear'}
-    assert PROTOCOLS['knn200'][1] == Knn(version=1, k=200, temperature=0.07)  # Wu et al., 2018, section 3.4
+    assert PROTOCOLS['knn200'][1] == Knn(
+        version=1, k=200, temperature=0.07
+    )  # Wu et al., 2018, section 3.4
     for name, (run, settings) in PROTOCOLS.items():
         assert settings.version >= 1, name
         assert callable(run)
@@ -170,7 +182,9 @@ def test_the_step_can_be_chosen(workdir, records, states):
     run, ts = states
     (record,) = evaluate(workdir, 'knn', step=STEPS[0])
     assert record['step'] == STEPS[0]
-    assert record['weights'] == checksum(run.method.encoder(ts[STEPS[0]].params, ts[STEPS[0]].state))
+    assert record['weights'] == checksum(
+        run.method.encoder(ts[STEPS[0]].params, ts[STEPS[0]].state)
+    )
     assert record['weights'] != records[0]['weights']
 
 
@@ -198,12 +212,16 @@ def test_few_labels_are_drawn_evenly_and_by_the_seed():
     assert len({tuple(d.h[:, 0]) for d in draws}) == 3
     rare = int(np.bincount(label).min())
     assert np.bincount(few(features, rare, 0).label).tolist() == [rare] * 4
-    with pytest.raises(Problem, match=f'--labels_per_class={rare + 1}: class 0 has {rare} training examples'):
+    with pytest.raises(
+        Problem, match=f'--labels_per_class={rare + 1}: class 0 has {rare} training examples'
+    ):
         few(features, rare + 1, 0)
 
 
 def test_each_example_is_drawn_about_as_often_as_any():
-    features = Features(np.arange(40, dtype=np.float32)[:, None], np.repeat([0, 1], 20).astype(np.int32))
+    features = Features(
+        np.arange(40, dtype=np.float32)[:, None], np.repeat([0, 1], 20).astype(np.int32)
+    )
     counts = np.zeros(40)
     for seed in range(1000):
         counts[few(features, 5, seed).h[:, 0].astype(int)] += 1
@@ -213,7 +231,9 @@ def test_each_example_is_drawn_about_as_often_as_any():
 
 
 def test_with_few_labels_the_mean_and_spread_over_draws_are_recorded(workdir, states, monkeypatch):
-    monkeypatch.setattr(protocols, 'make_state', lambda *_, **__: states[1][0])  # compiled once is enough
+    monkeypatch.setattr(
+        protocols, 'make_state', lambda *_, **__: states[1][0]
+    )  # compiled once is enough
     records = evaluate(workdir, 'knn', labels_per_class=2, draws=3, baselines=True)
     train, test = digits()
     bounds = np.array([neighbours(few(train, 2, seed), test, Knn()) for seed in range(3)])
@@ -225,7 +245,11 @@ def test_with_few_labels_the_mean_and_spread_over_draws_are_recorded(workdir, st
     assert pixel['top1'] == round(np.mean(ours), 5)
     assert pixel['top1_std'] == round(np.std(ours), 5) > 0
     for record in records:
-        assert (record['labels_per_class'], record['draws'], record['train_examples']) == (2, 3, 1437)
+        assert (record['labels_per_class'], record['draws'], record['train_examples']) == (
+            2,
+            3,
+            1437,
+        )
 
 
 def test_few_labels_are_drawn_twenty_times_unless_said_otherwise(workdir):
@@ -239,7 +263,11 @@ def test_few_labels_are_drawn_twenty_times_unless_said_otherwise(workdir):
 @pytest.mark.parametrize(
     ('options', 'code', 'said'),
     [
-        ({'name': 'kn'}, CONFIG, '--protocol=kn does not exist: did you mean "knn"? Known: knn, knn200, linear'),
+        (
+            {'name': 'kn'},
+            CONFIG,
+            '--protocol=kn does not exist: did you mean "knn"? Known: knn, knn200, linear',
+        ),
         ({'labels_per_class': -1}, CONFIG, '--labels_per_class'),
         ({'draws': -1}, CONFIG, '--draws'),
         ({'step': 5}, INPUT, 'no checkpoint 5; it has [3, 7]'),
@@ -247,7 +275,9 @@ def test_few_labels_are_drawn_twenty_times_unless_said_otherwise(workdir):
     ],
 )
 def test_wrong_words_are_refused(workdir, options, code, said):
-    before = (workdir / 'results.jsonl').read_text() if (workdir / 'results.jsonl').exists() else None
+    before = (
+        (workdir / 'results.jsonl').read_text() if (workdir / 'results.jsonl').exists() else None
+    )
     with pytest.raises(Problem) as error:
         evaluate(workdir, **{'name': 'knn'} | options)
     assert error.value.code == code
@@ -278,7 +308,10 @@ def test_the_data_may_have_moved(workdir, monkeypatch):
 
     monkeypatch.setattr(sources, 'load', load)
     as_saved = configs.saved(workdir)['data']
-    for data_dir, expected in ((None, as_saved), ('/elsewhere', as_saved | {'data_dir': '/elsewhere'})):
+    for data_dir, expected in (
+        (None, as_saved),
+        ('/elsewhere', as_saved | {'data_dir': '/elsewhere'}),
+    ):
         with pytest.raises(Problem) as error:
             evaluate(workdir, 'knn', data_dir=data_dir)
         assert json.loads(str(error.value)) == expected
@@ -299,7 +332,9 @@ def test_features_are_of_every_example_in_order(devices, batch_size):
     np.testing.assert_array_equal(found.label, test.label)
     assert found.h.dtype == np.float32
     some = np.array([5, 359, 0, 5])
-    found = extract(lambda b: run({}, {}, b), mesh, source, indices=some, batch_size=batch_size, **VIEW)
+    found = extract(
+        lambda b: run({}, {}, b), mesh, source, indices=some, batch_size=batch_size, **VIEW
+    )
     np.testing.assert_allclose(found.h, test.h[some], rtol=1e-6, atol=1e-7)
     np.testing.assert_array_equal(found.label, test.label[some])
 
@@ -312,7 +347,9 @@ def test_features_are_those_of_evaluation_mode(states):
     compiled = forward(run.method.features, mesh)
     found = extract(lambda b: compiled(state.params, state.state, b), mesh, source, **VIEW)
     images = test.h.reshape(360, 8, 8, 3)
-    expected = run.method.features(*jax.device_get((state.params, state.state)), {'views': (images,)})['h']
+    expected = run.method.features(
+        *jax.device_get((state.params, state.state)), {'views': (images,)}
+    )['h']
     np.testing.assert_allclose(found.h, expected, rtol=1e-5, atol=1e-5)
     assert compiled._cache_size() == 1  # one program for all batches
 
@@ -323,7 +360,9 @@ def test_protocols_see_no_test_label(records, workdir, monkeypatch):
 
     def extract(run, mesh, source, **options):
         features = honest(run, mesh, source, **options)
-        return features._replace(label=(features.label + 1) % 10) if source.size == 360 else features
+        return (
+            features._replace(label=(features.label + 1) % 10) if source.size == 360 else features
+        )
 
     monkeypatch.setattr(protocols, 'extract', extract)
     (other,) = evaluate(workdir, 'knn')

@@ -259,6 +259,5 @@ def test_features_are_computed_in_evaluation_mode(case, float64):
     half = jax.tree.map(lambda x: x[BATCH // 2 :], t.batch)
     np.testing.assert_allclose(features(half), h[BATCH // 2 :], rtol=1e-9, atol=1e-12)
     encoder = paths(method.encoder(last.params, last.state))
-    assert encoder
-    held = [id(leaf) for leaf in jax.tree.leaves((last.params, last.state))]
-    assert all(id(leaf) in held for leaf in encoder.values())
+    assert any(path.startswith('params/') or '/params/' in path for path in encoder)
+    assert all(np.isfinite(leaf).all() for leaf in encoder.values())
