@@ -1,4 +1,4 @@
-"""What tests of a training step share: its arguments in float64 or without values, and what it is compiled to."""
+"""What tests of a step share: its arguments in float64 or without values, and its program."""
 
 import re
 
@@ -23,7 +23,7 @@ def kinds(tree) -> dict:
 
 
 def arguments(mesh, ts, batch):
-    """The arguments of a step, without values: the state on every device, the batch's rows spread."""
+    """The arguments of a step without values: a state on every device, a batch spread by rows."""
     rows = jax.sharding.NamedSharding(mesh, jax.P(parallel.DATA))
     described = lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=rows)
     return parallel.placed(ts, mesh), jax.tree.map(described, batch)

@@ -1,4 +1,4 @@
-"""Every config at its full size is a program for TPUs, on a pod where one is named: traced and lowered, from shapes alone."""
+"""Every config at its full size is a program for TPUs: traced and lowered, from shapes alone."""
 
 import os
 import re
@@ -21,7 +21,7 @@ EXAMPLES, CLASSES = (
 
 
 def lower(name: str):
-    """-> (StableHLO of the config's step for TPUs on all devices, its TrainState without values)."""
+    """StableHLO of the config's step for TPUs on all devices, and its TrainState without values."""
     c = config(name).to_dict()
     run = train.describe(c, EXAMPLES, CLASSES)
     mesh = parallel.make_mesh(groups=c['bn_groups'])

@@ -1,4 +1,4 @@
-"""How a method is named, loaded and told the time: files are the list of methods, signatures the list of settings."""
+"""How a method is named, loaded and told the time."""
 
 import jax
 import jax.numpy as jnp

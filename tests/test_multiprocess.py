@@ -1,4 +1,4 @@
-"""Two processes with two devices each train as one process with four does, through the program itself."""
+"""Two processes of two devices each train as one of four does, through the program itself."""
 
 import json
 import os
@@ -20,7 +20,8 @@ RUN = {
     'batch_size': 32,
     'log_every': 2,
     'checkpoint_every': 2,
-    'optimizer.eps': 1e-3,  # AdamW's 1e-8 makes steps as large as the rate of the rounding in a gradient of zero
+    # AdamW's 1e-8 makes a step as large as the rate of the rounding in a gradient of zero.
+    'optimizer.eps': 1e-3,
     'evaluation.train_examples': 64,
     'evaluation.test_examples': 64,
 }

@@ -1,6 +1,7 @@
-"""The step: exact on any number of devices, one program, one state in and the same kind of state out.
+"""The step: exact on any number of devices, compiled once, returning the like of its state.
 
-Devices are compared in float64, where correct programs agree to 1e-12; what a step must compute is compared with NumPy.
+Devices are compared in float64, where correct programs agree to 1e-12; what a step must compute is
+compared with NumPy.
 """
 
 from typing import NamedTuple
@@ -135,7 +136,7 @@ def test_the_state_keeps_structure_shape_dtype_and_weakness(name):
 
 
 def test_gradients_are_summed_in_float32_under_bfloat16_compute(monkeypatch):
-    """Read before XLA compiles: its CPU backend widens every all-reduce, and would hide a narrow one."""
+    """Read before XLA compiles: its CPU backend widens every all-reduce and hides a narrow one."""
     mesh = parallel.make_mesh(jax.devices()[:2])
     method, batch = tiny_simclr(dtype='bfloat16'), simclr_batch(0, np.float32)
     ts = jax.eval_shape(lambda: train.make_state(method, SGD, mesh, batch, seed=0))
@@ -163,7 +164,7 @@ class Seen(NamedTuple):
 
 
 def regression() -> Method:
-    """Least squares on views [b, 4] and labels: a gradient that NumPy knows, and a state that remembers the time."""
+    """Least squares on views [b, 4] and labels, with a state that remembers the time."""
 
     def init(key, batch, pretrained=None):
         blank = Time(jnp.zeros((), jnp.int32), jnp.zeros((), jnp.int32), jnp.zeros(()))
@@ -196,7 +197,7 @@ def regression_batch() -> dict:
 
 
 def regression_step(devices: int, start: int, **pace):
-    """One step of `regression` from step `start`, in float64 at a rate of 0.1 -> (new state, metrics, old state)."""
+    """One step of `regression` from step `start`: the new state, metrics, the old state."""
     mesh, optimizer, batch = (
         parallel.make_mesh(jax.devices()[:devices]),
         optax.sgd(0.1),
@@ -226,7 +227,7 @@ def test_a_step_is_one_of_gradient_descent_on_the_global_batch(float64, devices)
 
 
 def test_the_loss_sees_this_step_and_update_the_next(float64):
-    """At the last step of the last but one of 800 epochs of 312 steps, where float32 progress is late."""
+    """At the last step of the last but one of 800 epochs, by integers."""
     start, total = 312 * 799 - 1, 312 * 800
     ts, *_ = regression_step(2, start, steps_per_epoch=312, total_steps=total)
     assert (ts.step, ts.state.loss.step, ts.state.update.step) == (start + 1, start, start + 1)

@@ -1,7 +1,8 @@
 """What every method keeps, whatever it computes: nothing here knows one.
 
-Each is built from its configs' smoke form, as `fit` builds it (with the online probe), around a tiny encoder, and trained
-for the four epochs of that form on ten steps each of the same 16 examples, in float64, at the full config's learning rate.
+Each is built from its configs' smoke form, as `fit` builds it (with the online probe), around a
+tiny encoder, and trained in float64 for that form's epochs of ten steps each, all on the same 16
+examples, at the learning rate of the full config.
 """
 
 import pkgutil
@@ -31,7 +32,7 @@ TINY = {
 
 
 def cases() -> dict[str, str]:
-    """{case: config}: every config of every method, where those that differ in numbers alone are one case."""
+    """{case: config} of every method; configs that differ in numbers alone are one case."""
     found: dict[tuple, str] = {}
     for path in sorted((ROOT / 'configs').glob('*.py')):
         c = config(path.stem, 'smoke').to_dict()
@@ -46,7 +47,7 @@ CASES = cases()
 
 
 def small(name: str) -> dict:
-    """The resolved config `name`:smoke, made smaller still and exact, with the peak learning rate of the full one."""
+    """The config `name`:smoke, smaller still, exact, at the peak learning rate of the full one."""
     full, c = config(name).to_dict(), config(name, 'smoke').to_dict()
     if c['encoder']['name'] in ('resnet', 'convnet'):
         c['encoder'] = TINY | {'bn_groups': c['encoder']['bn_groups']}
@@ -76,7 +77,7 @@ class Trained(NamedTuple):
     step: Any
 
     def again(self, step, state, steps: int) -> list:
-        """The states after each of `steps` steps from `state`, which lies on the devices of `step`."""
+        """The states after each of `steps` steps from `state`, which lies where `step` runs."""
         mesh, found = state.step.sharding.mesh, []
         for _ in range(steps):
             state, _ = step(state, parallel.spread(self.batch, mesh))
@@ -126,7 +127,7 @@ def test_every_method_has_a_case():
 
 @every_case
 def test_the_state_keeps_structure_shape_and_dtype(case):
-    """In float64 after every step, and as the config has it (in float32 and its own dtype) after one."""
+    """In float64 after every step; in float32, computed as the config says, after one."""
     t = trained(case)
     assert len(t.kinds) == t.run.total_steps + 1 > 2 * EPOCH
     for found in t.kinds:
@@ -168,9 +169,10 @@ def test_any_number_of_devices_computes_the_same(case, devices, float64):
 
 @every_case
 def test_it_learns_what_it_is_for(case, float64):
-    """Judged in training mode with the final state: a lower loss, views that agree more, positives that rank higher.
+    """A lower loss, views that agree more, positives that rank higher, all in training mode.
 
-    The final state on both sides, because a target or a queue that moved with the parameters is part of their task.
+    Parameters before and after are judged with the final state: a target or a queue that moved with
+    them is part of their task.
     """
     t = trained(case)
     first, last = t.states[0], t.states[-1]

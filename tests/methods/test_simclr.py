@@ -1,4 +1,4 @@
-"""The claims of SimCLR: negatives from the whole global batch, statistics of both views together, its two constants."""
+"""The claims of SimCLR: negatives are the global batch, both views share their statistics."""
 
 from functools import cache
 
@@ -52,7 +52,7 @@ NOW = make_time(jnp.zeros((), jnp.int32), 1, 1)
 
 @cache
 def outcome(devices: int, **settings):
-    """-> (mean of the shards' losses, each shard's own, z and h of all rows, state, metrics) on a mesh."""
+    """On a mesh: the mean of the shards' losses, each one's own, all of z and h, state, metrics."""
     method, mesh = build(**settings), parallel.make_mesh(jax.devices()[:devices])
 
     def on_shard(params, state, batch):
