@@ -15,6 +15,7 @@ def simclr(
     encoder,
     *,
     projector=(2048, 128),
+    projector_std=0.01,
     loss='nt_xent',
     temperature=0.1,
     constant='paper',
@@ -23,9 +24,10 @@ def simclr(
 ) -> Method:
     """Both views pass the network together: they share batch statistics, in which methods differ.
 
-    projector: widths of its layers, 1 to 3 of them. loss: nt_xent (the paper's) or nt_logistic.
-    constant: of nt_xent, 'paper' (mean over views) or 'official' (the code's sum of both
-    directions). dtype: of the projector's computation.
+    projector: widths of its layers, 1 to 3 of them. projector_std: of their initial weights; 0.01
+    is the official code's, for LARS, which steps in proportion to them. loss: nt_xent (the paper's)
+    or nt_logistic. constant: of nt_xent, 'paper' (mean over views) or 'official' (the code's sum of
+    both directions). dtype: of the projector's computation.
     """
     losses = {
         'nt_xent': lambda z: nt_xent(z, temperature, constant=constant),
@@ -42,7 +44,8 @@ def simclr(
     if not temperature > 0:
         raise Problem(f'config.method.temperature={temperature}: must be above 0')
     contrast, bounded = losses[loss], loss == 'nt_xent'
-    network = Network(encoder, MLP(tuple(projector), bn_groups=bn_groups, dtype=dtype))
+    head = {'kernel_std': projector_std, 'bn_groups': bn_groups, 'dtype': dtype}
+    network = Network(encoder, MLP(tuple(projector), **head))
 
     def init(key, batch, pretrained=None):
         params, stats = networks.init(network, key, batch['views'][0])

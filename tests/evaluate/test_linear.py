@@ -127,7 +127,7 @@ def test_the_rate_is_chosen_on_training_examples_that_did_not_train(seed):
 
 def test_with_the_chosen_rate_all_training_examples_train():
     """Class 4 is among those held out only, and is found in the test set none the less."""
-    train, test = blobs(400, 0), blobs(50, 1)
+    train = blobs(400, 0)
     held = held_out(400, 0, 0.1)
     rng = np.random.default_rng(0)
     far = lambda n: (20 + rng.normal(size=(n, 8))) * np.logspace(-2, 2, 8)

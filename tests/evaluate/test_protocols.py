@@ -37,8 +37,10 @@ def states():
     fresh = make_state(
         run.method, run.optimizer, parallel.make_mesh(), blank_batch(run.views, 2), seed=of['seed']
     )
+    rng = np.random.default_rng(0)
+    noise = lambda x: x * np.exp(rng.normal(size=x.shape)).astype(np.float32)
     moved = lambda step: jax.tree.map(
-        lambda x: x + step if x.dtype == np.int32 else x * (1 + step / 8), fresh
+        lambda x: x + step if x.dtype == np.int32 else noise(x), fresh
     )
     return run, {0: fresh} | {step: moved(step) for step in STEPS}
 
@@ -78,10 +80,10 @@ def contents(workdir) -> dict:
 
 
 def digits() -> tuple[Features, Features]:
-    """(train, test): the raw pixels in 0..1 of scikit-learn's digits, split as `sources.digits` documents it."""
+    """(train, test): the pixels, in -0.5..0.5, of scikit-learn's digits, split as the run's are."""
     data = load_digits()
     order = index.permutation(np.arange(1797), 1797, index.key(0))
-    grey = np.round(data.images * (255 / 16)).reshape(1797, 64, 1) / 255
+    grey = np.round(data.images * (255 / 16)).reshape(1797, 64, 1) / 255 - 0.5
     h = np.repeat(grey, 3, 2).reshape(1797, 192).astype(np.float32)
     return tuple(
         Features(h[part], data.target[part].astype(np.int32)) for part in (order[360:], order[:360])
@@ -212,9 +214,7 @@ def test_few_labels_are_drawn_evenly_and_by_the_seed():
     assert len({tuple(d.h[:, 0]) for d in draws}) == 3
     rare = int(np.bincount(label).min())
     assert np.bincount(few(features, rare, 0).label).tolist() == [rare] * 4
-    with pytest.raises(
-        Problem, match=f'--labels_per_class={rare + 1}: class 0 has {rare} training examples'
-    ):
+    with pytest.raises(Problem, match=f'--labels_per_class={rare + 1}: class 0 has {rare} '):
         few(features, rare + 1, 0)
 
 
@@ -339,18 +339,26 @@ def test_features_are_of_every_example_in_order(devices, batch_size):
     np.testing.assert_array_equal(found.label, test.label[some])
 
 
-def test_features_are_those_of_evaluation_mode(states):
-    """Of the whole data set as one array, by the method itself: batches, devices and padding leave no trace."""
+def test_features_are_those_of_evaluation_mode(states, records):
+    """Of each split as one array, by the method itself: batches, devices and padding leave no trace
+    in the features, and the records are of these."""
     run, ts = states
-    source, (_, test) = sources.load({'name': 'digits'}, 'test'), digits()
-    mesh, state = parallel.make_mesh(), ts[STEPS[-1]]
+    mesh = parallel.make_mesh()
     compiled = forward(run.method.features, mesh)
-    found = extract(lambda b: compiled(state.params, state.state, b), mesh, source, **VIEW)
-    images = test.h.reshape(360, 8, 8, 3)
-    expected = run.method.features(
-        *jax.device_get((state.params, state.state)), {'views': (images,)}
-    )['h']
-    np.testing.assert_allclose(found.h, expected, rtol=1e-5, atol=1e-5)
+    for record, state in zip(records, (ts[STEPS[-1]], ts[0]), strict=False):
+        alone = jax.device_get((state.params, state.state))
+        both = []
+        for split, pixel in zip(('train', 'test'), digits(), strict=True):
+            images = pixel.h.reshape(-1, 8, 8, 3) + 0.5
+            expected = run.method.features(*alone, {'views': (images,)})['h']
+            source = sources.load({'name': 'digits'}, split)
+            found = extract(lambda b: compiled(state.params, state.state, b), mesh, source, **VIEW)
+            np.testing.assert_allclose(found.h, expected, rtol=1e-4, atol=1e-5)
+            both.append(Features(np.asarray(expected), pixel.label))
+        least, most = neighbours(*both, Knn())
+        assert least - 5e-6 <= record['top1'] <= most + 5e-6
+        assert most - least < 0.02
+    assert records[0]['top1'] != records[1]['top1']
     assert compiled._cache_size() == 1  # one program for all batches
 
 
