@@ -134,15 +134,19 @@ class BatchNorm(nn.Module):
         var = self.variable('batch_stats', 'var', jnp.ones, (c,))
         wide = jnp.promote_types(x.dtype, jnp.float32)
         if rows is None:
-            mu, sigma2 = mean.value[None], var.value[None]  # [1, c]
+            y, mu, sigma2 = x, mean.value, var.value
         else:
+            # Pixels keep their axes: XLA's sums over merged ones are ten times slower on a CPU.
             local, axes = parallel.split(self.groups)
-            y = x.astype(wide).reshape(local, -1, c)  # [groups here, n, c]
+            y = x.astype(wide).reshape(local, -1, *x.shape[1:])  # [groups here, n, ..., c]
+            moment = lambda y: y.mean(tuple(range(1, y.ndim - 1)), keepdims=True)
             # both in one all-reduce
-            mu, power = parallel.mean((y.mean(1), jnp.square(y).mean(1)), axes)  # [groups here, c]
+            mu, power = parallel.mean(
+                (moment(y), moment(jnp.square(y))), axes
+            )  # [groups here, 1, ..., c]
             sigma2 = jnp.maximum(power - jnp.square(mu), 0)
             for running, new in ((mean, mu), (var, sigma2)):
-                fresh = parallel.mean(lax.stop_gradient(new).mean(0))
+                fresh = parallel.mean(lax.stop_gradient(new).reshape(-1, c).mean(0))
                 running.value = self.momentum * running.value + (1 - self.momentum) * fresh
         factor = lax.rsqrt(sigma2 + self.epsilon)
         if self.use_scale:
@@ -150,8 +154,7 @@ class BatchNorm(nn.Module):
         offset = -mu * factor
         if self.use_bias:
             offset = offset + self.param('bias', nn.initializers.zeros, (c,))
-        factor, offset = (k.astype(wide)[:, None] for k in (factor, offset))  # [groups, 1, c]
-        y = x.reshape(len(factor), -1, c) * factor + offset
+        y = y * factor.astype(wide) + offset.astype(wide)
         return y.reshape(x.shape).astype(x.dtype)
 
 

@@ -91,7 +91,8 @@ def kill(process, workdir, after: int, delay: float) -> int:
         time.sleep(0.002)
     time.sleep(delay)
     process.kill()
-    assert process.wait() == -9, 'the run ended before it could be killed: give it more steps'
+    process.communicate()
+    assert process.returncode == -9, 'it ended before it could be killed: give it more steps'
     print(f'killed {delay:.3f} s after step {after}; committed: {committed(workdir)}')
     return committed(workdir)[-1]
 

@@ -344,7 +344,7 @@ def test_features_are_those_of_evaluation_mode(states, records):
     in the features, and the records are of these."""
     run, ts = states
     mesh = parallel.make_mesh()
-    compiled = forward(run.method.features, mesh)
+    compiled, bounds = forward(run.method.features, mesh), []
     for record, state in zip(records, (ts[STEPS[-1]], ts[0]), strict=False):
         alone = jax.device_get((state.params, state.state))
         both = []
@@ -355,10 +355,9 @@ def test_features_are_those_of_evaluation_mode(states, records):
             found = extract(lambda b: compiled(state.params, state.state, b), mesh, source, **VIEW)
             np.testing.assert_allclose(found.h, expected, rtol=1e-4, atol=1e-5)
             both.append(Features(np.asarray(expected), pixel.label))
-        least, most = neighbours(*both, Knn())
-        assert least - 5e-6 <= record['top1'] <= most + 5e-6
-        assert most - least < 0.02
-    assert records[0]['top1'] != records[1]['top1']
+        bounds.append(neighbours(*both, Knn()))
+        assert bounds[-1][0] - 5e-6 <= record['top1'] <= bounds[-1][1] + 5e-6
+    assert min(map(max, bounds)) < max(map(min, bounds))  # no score would do for the other
     assert compiled._cache_size() == 1  # one program for all batches
 
 
