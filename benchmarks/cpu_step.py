@@ -101,16 +101,18 @@ def worker(form, memory):
 
 def jax_step(form, memory):
     """The library's own step, as `fit` runs it."""
+    from clr_jax import entry
+
+    if memory == 'kept':
+        entry.keep_memory()
     import jax
     import numpy as np
 
-    from clr_jax import entry, parallel, train
+    from clr_jax import parallel, train
 
     sys.path.insert(0, str(ROOT / 'configs'))
     import simclr_cifar10_small
 
-    if memory == 'kept':
-        entry.keep_memory()
     config = simclr_cifar10_small.get_config().to_dict()
     config['encoder']['conv'] = form
     run = train.describe(config, examples=50000, classes=0)

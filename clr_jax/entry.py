@@ -5,6 +5,7 @@ import difflib
 import os
 import sys
 import traceback
+from glob import glob
 
 # Exit codes: the contract with launchers. 0 done, 1 crash; retrying the four below changes nothing.
 USAGE, DATA, INPUT, CONFIG = 64, 65, 66, 78
@@ -75,21 +76,26 @@ def define_config():
 
 def start_devices():
     """Join the other processes, if there are any, before the first use of a device."""
-    import jax
     from absl import flags
+
+    accelerators = [
+        path for kind in ('accel*', 'vfio/*', 'nvidia*') for path in glob(f'/dev/{kind}')
+    ]
+    if os.environ.get('JAX_PLATFORMS', '' if accelerators else 'cpu') == 'cpu':
+        keep_memory()
+    import jax
 
     given = flags.FLAGS
     if given.coordinator:
         jax.distributed.initialize(given.coordinator, given.processes, given.process)
     elif given.multihost:
         jax.distributed.initialize()
-    if jax.default_backend() == 'cpu':
-        keep_memory()
 
 
 def keep_memory():
     """Have the C library keep freed memory. XLA's temporaries on a CPU are otherwise mapped anew at
-    every step, which takes a third of its time (`benchmarks/cpu_step.py`)."""
+    every step, which takes much of its time (`benchmarks/cpu_step.py`). Call it before JAX starts
+    its threads: what they have taken by then is not kept."""
     if sys.platform == 'linux':
         import ctypes
 
