@@ -4,6 +4,7 @@ it names."""
 import importlib.util
 import inspect
 import json
+import re
 import runpy
 import traceback
 
@@ -128,6 +129,9 @@ def check_override(config: ConfigDict, key: str, value: str):
         if word not in section:
             raise Problem(f'--config.{key}: {place} has no "{word}"; {nearest(word, section)}')
         place, section = f'{place}.{word}', section[word]
+    numbers = isinstance(section, tuple) and {type(x) for x in section} & {int, float}
+    if numbers and not re.fullmatch(r'[\s(),.\deE+-]*', value):
+        raise Problem(f'--config.{key}={value}: {place} is a list of numbers, as {section}')
     if isinstance(section, ConfigDict) and not value.startswith('{'):
         raise Problem(
             f'--config.{key}={value}: {place} is a section; set its keys: {", ".join(section)}'

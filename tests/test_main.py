@@ -197,6 +197,7 @@ def test_smoke_is_the_smoke_form(given, workdir):
         ),
         ([DIGITS, '--config.method=simclr'], CONFIG, ['config.method is a section', 'temperature']),
         ([DIGITS, '--config.seed.x=3'], CONFIG, ['config.seed is a value']),
+        ([DIGITS, '--config.encoder.widths=abc'], CONFIG, ['encoder.widths is a list of numbers']),
         ([DIGITS, '--config.batch_size=many'], CONFIG, ['--config.batch_size=many', 'int']),
         ([DIGITS, '--config.batch_size=1.5'], CONFIG, ['--config.batch_size=1.5', 'int']),
         (
