@@ -52,28 +52,6 @@ def define_flags():
     flags.DEFINE_integer('process', 0, 'Which one this is, from 0, with --coordinator.')
 
 
-def define_config():
-    """--config=<file>, and --config.<key>=<value> for every key of that config."""
-    import re
-
-    from absl import flags
-    from ml_collections import config_flags
-
-    from clr_jax import config as configs
-
-    def parse(argument):
-        config = configs.load(argument)
-        for word in sys.argv[1:]:
-            if override := re.fullmatch(r'--?(?:no)?config\.([^=]+)=?(.*)', word, re.DOTALL):
-                configs.check_override(config, *override.groups())
-        return config.lock()
-
-    # Its own parser would not say what is allowed.
-    help = 'A file of configs/; ":smoke" after it: laptop size. Its keys: --config.<key>=<value>.'
-    config_flags.DEFINE_config_file('config', None, help)
-    flags.FLAGS['config'].parser.parse = parse  # type: ignore[method-assign]
-
-
 def start_devices():
     """Join the other processes, if there are any, before the first use of a device."""
     from absl import flags
