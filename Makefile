@@ -10,6 +10,7 @@ environment:
 format: environment
 	$(python) -m ruff check --select I --fix .
 	$(python) -m ruff format .
+	$(python) -m jupytext --quiet --update --to ipynb notebooks/*.py
 
 lint: environment
 	$(python) -m ruff format --check .

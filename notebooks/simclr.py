@@ -60,16 +60,19 @@ config = configs.default()
 config.batch_size, config.steps = 128, steps
 config.data = dataset
 config.views.view = {
-    'size': 16,
-    'area': (0.3, 1.0),
+    'size': 8,
+    'area': (0.4, 1.0),
+    'ratio': (0.5, 2.0),
     'flip': 0.0,
-    'jitter': 0.8,
+    'brightness': 0.4,
+    'contrast': 0.4,
     'saturation': 0.0,
     'hue': 0.0,
     'grayscale': 0.0,
+    'blur': 0.0,
 }
-config.encoder.update(name='convnet', widths=(32, 64, 128))
-config.method.update(name='simclr', projector=(128, 64), temperature=0.2)
+config.encoder.update(name='convnet', widths=(32, 64, 128, 256))
+config.method.update(name='simclr', projector=(128, 64), temperature=0.5)
 config.optimizer = {
     'name': 'adamw',
     'learning_rate': 2e-3,
@@ -107,9 +110,12 @@ ts = train.make_state(run.method, run.optimizer, mesh, train.blank_batch(run.vie
 encode = forward(run.method.features, mesh)
 
 
+view = {'size': config['evaluation']['size'], 'crop': config['evaluation']['crop']}
+
+
 def features(source):
     """Frozen features of a whole split."""
-    return extract(lambda b: encode(ts.params, ts.state, b), mesh, source, size=16, crop=1.0)
+    return extract(lambda b: encode(ts.params, ts.state, b), mesh, source, **view)
 
 
 before = knn(Knn(), features(data), features(test), data.classes)['top1']
