@@ -4,8 +4,8 @@ anything published.
     python -m clr_jax.main --config=configs/simclr_cifar10_small.py --config.data.data_dir=~/tensorflow_datasets
     python -m clr_jax.evaluate --workdir=runs/simclr_cifar10_small --protocol=knn --baselines
 
-Hardware: two CPU cores, about 8 minutes (on a CPU,
-XLA_FLAGS=--xla_force_host_platform_device_count=2 is faster).
+Hardware: two CPU cores, about 8 minutes. Expected by nearest neighbours: 0.568 top-1, at random
+initialisation 0.374, pixels 0.456.
 """
 
 from clr_jax.config import default, finish
