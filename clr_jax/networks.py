@@ -176,7 +176,7 @@ class Conv(nn.Module):
     """A 2-D convolution without bias, [b, h, w, c] -> [b, h', w', features].
 
     padding: 'SAME' (TensorFlow: uneven when strided) or 'torch' (kernel // 2 on each side). On a
-    CPU it runs as patches and one matrix product, which is about twice as fast there
+    CPU it runs as patches and one matrix product, which is faster there
     (`benchmarks/cpu_step.py`); `form` fixes one of the two.
     """
 
