@@ -136,7 +136,7 @@ class BatchNorm(nn.Module):
         if rows is None:
             y, mu, sigma2 = x, mean.value, var.value
         else:
-            # Pixels keep their axes: XLA's sums over merged ones are ten times slower on a CPU.
+            # Pixels keep their axes: XLA's sums over merged ones are much slower on a CPU.
             local, axes = parallel.split(self.groups)
             y = x.astype(wide).reshape(local, -1, *x.shape[1:])  # [groups here, n, ..., c]
             moment = lambda y: y.mean(tuple(range(1, y.ndim - 1)), keepdims=True)

@@ -46,8 +46,8 @@ def nearest(similarity, k: int, block: int = 64):
     """The k largest of each row of [m, n] and their columns, exactly, as `lax.top_k`, in two short
     sorts.
 
-    The k largest lie in the k blocks of columns with the largest maxima: 20 times faster than one
-    sort at n = 50,000.
+    The k largest lie in the k blocks of columns with the largest maxima: much
+    faster than one long sort on a CPU.
     """
     m, n = similarity.shape
     if n <= 2 * k * block:
