@@ -32,7 +32,9 @@ def default() -> ConfigDict:
     )
     config.groups = ConfigDict()  # of parameters, with settings of their own: optimizers.py
     config.probe = ConfigDict({'learning_rate': 1e-3})  # the online linear probe; 0 leaves it out
-    config.pretrained = ConfigDict({'workdir': '', 'step': -1})  # another run's encoder; -1: latest
+    # parts of another run to start from; step -1: the latest
+    config.pretrained = ConfigDict({'workdir': '', 'step': -1, 'parts': ('encoder',)})
+    config.teacher = ConfigDict({'workdir': '', 'step': -1})  # another run, for distillation
     config.evaluation = ConfigDict(
         {'size': 0, 'crop': 1.0, 'every': 0, 'train_examples': 10000, 'test_examples': 10000}
     )

@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
+from clr_jax import networks
 from clr_jax.entry import Problem, nearest
 
 
@@ -43,8 +44,18 @@ def keep(params, state, *, key, time):
 
 
 def online(params, state):
-    """The `encoder` of a method with one network: its encoder's variables."""
-    return {'params': params['encoder'], 'batch_stats': state.stats.get('encoder', {})}
+    """The `variables` of a method that trains one network: all of it."""
+    return {'params': params, 'batch_stats': state.stats}
+
+
+def features(network):
+    """The `features` of a method that trains one network: h and z of the only view."""
+
+    def evaluated(params, state, batch):
+        out = networks.evaluate(network, params, state.stats, batch['views'][0])
+        return {'h': out.h, 'z': out.z}
+
+    return evaluated
 
 
 class Method(NamedTuple):
@@ -61,8 +72,8 @@ class Method(NamedTuple):
     features: Callable
     # (params, state, *, key, time) -> (params, state), whole arrays, after the optimizer
     update: Callable = keep
-    # (params, state) -> the variables to keep
-    encoder: Callable = online
+    # (params, state) -> {'params': {'encoder': ..., ...}, 'batch_stats': ...}: what others start from
+    variables: Callable = online
 
 
 def make_time(step, steps_per_epoch: int, total_steps: int) -> Time:
@@ -75,11 +86,18 @@ def ema(target, source, decay):
     return jax.tree.map(lambda t, s: decay * t + (1 - decay) * s, target, source)
 
 
-def load(package: str, section: dict, *args):
-    """`{'name': 'simclr', 'temperature': 0.5}` of `clr_jax.methods` ->
-    `clr_jax.methods.simclr.simclr(*args, temperature=0.5)`.
+def rising(start, progress):
+    """From `start` at progress 0 to 1 at progress 1 by a half cosine: the momentum of BYOL, MoCo v3
+    and DINO."""
+    return 1 - (1 - start) * (jnp.cos(jnp.pi * progress) + 1) / 2
 
-    The file system is the list of what there is, the signature the list of what can be set.
+
+def load(package: str, section: dict, **given):
+    """`{'name': 'simclr', 'temperature': 0.5}` of `clr_jax.methods` ->
+    `clr_jax.methods.simclr.simclr(encoder, temperature=0.5)`.
+
+    The file system is the list of what there is, the signature the list of what can be set: its
+    keywords, and before them what it needs of what is `given`.
     """
     part = package.rsplit('.', 1)[1].rstrip('s')
     section = dict(section)
@@ -90,7 +108,10 @@ def load(package: str, section: dict, *args):
         raise Problem(f'config.{part}.name={name!r} is not in {place}/: {nearest(name, files)}')
     factory = getattr(importlib.import_module(f'{package}.{name}'), name)
     check_keywords(factory, section, f'config.{part}')
-    return factory(*args, **section)
+    needed = [
+        p.name for p in inspect.signature(factory).parameters.values() if p.kind is not p.KEYWORD_ONLY
+    ]
+    return factory(*(given[name] for name in needed), **section)
 
 
 def check_keywords(factory, section: dict, where: str):

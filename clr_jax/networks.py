@@ -52,13 +52,15 @@ def init(network: nn.Module, key, x):
 
 
 def adopt(params, stats, pretrained):
-    """Fresh (params, statistics) with the encoder's replaced by another run's variables of the same
-    shapes."""
+    """Fresh (params, statistics) with those parts replaced that another run's variables have."""
     if pretrained is None:
         return params, stats
-    if 'encoder' in stats:
-        stats = stats | {'encoder': pretrained['batch_stats']}
-    return params | {'encoder': pretrained['params']}, stats
+    return params | pretrained['params'], stats | pretrained['batch_stats']
+
+
+def select(variables, parts: Sequence[str]):
+    """The named parts of a network's variables {'params': {part: ...}, 'batch_stats': {...}}."""
+    return {kind: {n: tree[n] for n in parts if n in tree} for kind, tree in variables.items()}
 
 
 def apply(network: nn.Module, params, stats, x, *, key=None, rows=None):
@@ -71,16 +73,21 @@ def apply(network: nn.Module, params, stats, x, *, key=None, rows=None):
     return outputs, updated.get('batch_stats', {})
 
 
-def apply_views(network: nn.Module, params, stats, views: Sequence[jax.Array], *, key=None):
+def apply_views(
+    network: nn.Module, params, stats, views: Sequence[jax.Array], *, key=None, joint=True
+):
     """Training mode, one pass per resolution: views [b, ...] of one shape share a batch and its
-    statistics.
+    statistics. `joint`=False: one pass for each view.
 
     They are stacked example-major, [b, v, ...] flattened, so that rows keep their global numbers on
     any device count. -> (outputs per view, new batch statistics)
     """
     outputs = [None] * len(views)
-    for number, shape in enumerate(dict.fromkeys(x.shape for x in views)):
-        same = [i for i, x in enumerate(views) if x.shape == shape]
+    passes: dict = {}
+    for i, x in enumerate(views):
+        passes.setdefault(x.shape if joint else i, []).append(i)
+    for number, same in enumerate(passes.values()):
+        shape = views[same[0]].shape
         x = jnp.stack([views[i] for i in same], 1)  # [b, v, ...]
         x = x.reshape(-1, *shape[1:])  # [b * v, ...]
         # rows of two passes share their numbers, so each pass has a key
@@ -92,6 +99,11 @@ def apply_views(network: nn.Module, params, stats, views: Sequence[jax.Array], *
     return outputs, stats
 
 
+def stack(outputs: Sequence[Outputs]) -> Outputs:
+    """Outputs of v views, [b, ...] each -> [b, v, ...]."""
+    return jax.tree.map(lambda *views: jnp.stack(views, 1), *outputs)
+
+
 def evaluate(network: nn.Module, params, stats, x):
     """Evaluation mode: running statistics, nothing random."""
     return network.apply({'params': params, 'batch_stats': stats}, image(x))
@@ -100,6 +112,11 @@ def evaluate(network: nn.Module, params, stats, x):
 def image(x):
     """Pixels as the network sees them: uint8 0..255 becomes float32 0..1, floats pass."""
     return x.astype(jnp.float32) / 255 if x.dtype == jnp.uint8 else x
+
+
+def standardize(x, mean, std):
+    """(x - mean) / std of pixels x [n, h, w, c], channel by channel; encoders begin with it."""
+    return (x - jnp.asarray(mean, x.dtype)) / jnp.asarray(std, x.dtype)
 
 
 def pool(x):
@@ -136,18 +153,25 @@ class BatchNorm(nn.Module):
         if rows is None:
             y, mu, sigma2 = x, mean.value, var.value
         else:
-            # Pixels keep their axes: XLA's sums over merged ones are much slower on a CPU.
-            local, axes = parallel.split(self.groups)
-            y = x.astype(wide).reshape(local, -1, *x.shape[1:])  # [groups here, n, ..., c]
-            moment = lambda y: y.mean(tuple(range(1, y.ndim - 1)), keepdims=True)
+            number, held, axes = parallel.parts(rows, self.groups)
+            y = x.astype(wide)
+            share = jax.nn.one_hot(number, held, dtype=wide) * held / len(y)  # [n, groups here]
+
+            def moment(y):  # -> [groups here, c]; no axes are merged: XLA is slow at that on a CPU
+                if held == 1:
+                    return y.mean(tuple(range(y.ndim - 1)))[None]
+                each = y.mean(tuple(range(1, y.ndim - 1)))  # [n, c]
+                return jnp.matmul(share.T, each, precision=lax.Precision.HIGHEST)
+
             # both in one all-reduce
-            mu, power = parallel.mean(
-                (moment(y), moment(jnp.square(y))), axes
-            )  # [groups here, 1, ..., c]
+            mu, power = parallel.mean((moment(y), moment(jnp.square(y))), axes)
             sigma2 = jnp.maximum(power - jnp.square(mu), 0)
             for running, new in ((mean, mu), (var, sigma2)):
-                fresh = parallel.mean(lax.stop_gradient(new).reshape(-1, c).mean(0))
+                fresh = parallel.mean(lax.stop_gradient(new).mean(0))
                 running.value = self.momentum * running.value + (1 - self.momentum) * fresh
+            if held > 1:
+                mu, sigma2 = mu[number], sigma2[number]  # [n, c]
+            mu, sigma2 = (m.reshape(-1, *(1,) * (y.ndim - 2), c) for m in (mu, sigma2))
         factor = lax.rsqrt(sigma2 + self.epsilon)
         if self.use_scale:
             factor = factor * self.param('scale', self.scale_init, (c,))
@@ -155,7 +179,7 @@ class BatchNorm(nn.Module):
         if self.use_bias:
             offset = offset + self.param('bias', nn.initializers.zeros, (c,))
         y = y * factor.astype(wide) + offset.astype(wide)
-        return y.reshape(x.shape).astype(x.dtype)
+        return y.astype(x.dtype)
 
 
 class Dropout(nn.Module):

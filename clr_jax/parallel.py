@@ -26,7 +26,7 @@ def make_mesh(devices=None, groups: int = 1) -> Mesh:
     """A (group, device) mesh in process order: each process holds one contiguous piece of the
     global batch.
 
-    Several slices make one group each, so that grouped statistics never leave a slice.
+    Several slices make one group each, so that statistics of parts that fit them never leave one.
     (`jax.make_mesh` refuses slices and reorders devices, which would give a process rows that are
     not its own.)
     """
@@ -102,18 +102,56 @@ def reduce(grads):
     return lax.psum(grads, DATA)
 
 
-def split(groups: int):
-    """`groups` contiguous parts of the global rows -> (parts this shard holds, the axes that
-    complete one)."""
-    if groups == 1:
-        return 1, DATA
-    outer, inner = (lax.axis_size(GROUP), lax.axis_size(DEVICE)) if inside() else (1, 1)
-    if groups % outer or (groups > outer and inner > 1):
-        raise Problem(
-            f'bn_groups={groups} does not fit {outer} x {inner} devices: one of the two must divide '
-            'the other'
-        )
-    return groups // outer, (DEVICE,)
+def parts(rows, groups: int):
+    """`groups` contiguous parts of the global rows, of which this shard holds the `rows` [n].
+
+    -> (each row's part [n], counted among those that the shards of `axes` hold together; their
+    number; `axes`). Where the mesh has groups of its own, only their devices need to communicate.
+    """
+    outer = lax.axis_size(GROUP) if inside() else 1
+    number = rows * groups // (len(rows) * size())  # [n]
+    if outer == 1 or groups % outer:
+        return number, groups, DATA
+    held = groups // outer
+    return number - held * lax.axis_index(GROUP), held, (DEVICE,)
+
+
+def exchange(x, order):
+    """The rows of the global batch in another order: this shard's rows of x[order], where x is this
+    shard's [b, ...] and order [B] the same everywhere."""
+    return gather(x)[order[positions(len(x))]]
+
+
+# Tables: rows that outlive the batch (queues, memories), the same on every shard.
+
+
+def take(table, index):
+    """Rows `index` [...] of a table [n, d] -> [..., d]."""
+    return table[index]
+
+
+def put(table, index, values):
+    """The table [n, d] with the rows `index` [b], unique in the global batch, replaced by this
+    shard's `values` [b, d]; no gradient."""
+    return table.at[gather_state(index)].set(gather_state(values).astype(table.dtype))
+
+
+def score(table, query, index=None):
+    """Dot products of the queries [b, d] with all rows of a table [n, d] -> [b, n], or with its rows
+    `index` [b, m] -> [b, m]."""
+    if index is None:
+        return query @ table.T
+    return jnp.einsum('bd,bmd->bm', query, table[index])
+
+
+def enqueue(queue, cursor, values):
+    """The queue [K, d] with the oldest of its rows, from `cursor` [] on, replaced by the global
+    batch of `values` [b, d], and the cursor behind them."""
+    length, batch = len(queue), len(values) * size()
+    if batch > length:
+        raise Problem(f'a queue of {length} does not hold a batch of {batch}: make it longer')
+    place = (cursor + positions(len(values))) % length
+    return put(queue, place, values), (cursor + batch) % length
 
 
 def check_batch(batch_size: int, mesh: Mesh, bn_groups: int = 1):

@@ -51,7 +51,7 @@ def probed(method: Method, classes: int) -> Method:
         inner, state = method.update(params['method'], state, key=key, time=time)
         return params | {'method': inner}, state
 
-    def encoder(params, state):
-        return method.encoder(params['method'], state)
+    def variables(params, state):
+        return method.variables(params['method'], state)
 
-    return Method(init, loss, features, update, encoder)
+    return Method(init, loss, features, update, variables)

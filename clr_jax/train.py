@@ -12,7 +12,7 @@ from etils import epath
 from jax.sharding import PartitionSpec as P
 
 from clr_jax import config as configs
-from clr_jax import optimizers, parallel
+from clr_jax import networks, optimizers, parallel
 from clr_jax.checkpoint import Checkpoints, check_structure, shapes
 from clr_jax.data import index, pipeline, sources
 from clr_jax.data.augment import View, check
@@ -107,11 +107,17 @@ class Run(NamedTuple):
 def describe(config: dict, examples: int, classes: int) -> Run:
     """The objects that a resolved config names, for a data set of this many examples and classes
     (0: unlabelled)."""
+    teacher = config['teacher'].get('run')
+    if teacher:
+        classes = config['teacher']['classes']
+        teacher = describe(teacher, examples, classes).method
     batch_size = config['batch_size']
     if examples < batch_size:
         few = f'there are {examples} training examples'
         raise Problem(f'config.batch_size={batch_size} is too large: {few}')
-    method = load('clr_jax.methods', config['method'], load('clr_jax.encoders', config['encoder']))
+    given = {'examples': examples, 'classes': classes, 'teacher': teacher}
+    given['encoder'] = load('clr_jax.encoders', config['encoder'])
+    method = load('clr_jax.methods', config['method'], **given)
     views = []
     for name, section in config['views'].items():
         known(section, View._fields, f'config.views.{name}')
@@ -141,20 +147,19 @@ def blank_batch(views: list[View], examples: int) -> dict:
 
 def fit(config: dict, workdir: str):
     """Train as `config` says, from the last checkpoint in `workdir` if there is one, to the end."""
+    config = with_teacher(config, workdir)
     check_workdir(workdir, config)
     mesh = parallel.make_mesh(groups=config['bn_groups'])
     batch_size = config['batch_size']
     parallel.check_batch(batch_size, mesh, config['bn_groups'])
     train = sources.load(config['data'], 'train')
     run = describe(config, train.size, train.classes or 0)
-    other = config['pretrained']
-    pretrained = pretrained_encoder(run, mesh, **other) if other['workdir'] else None
-    begin = {'seed': config['seed'], 'pretrained': pretrained}
-    ts = make_state(run.method, run.optimizer, mesh, blank_batch(run.views, 2), **begin)
     judge = online_knn(config, run.method, mesh, train) if train.classes else None
-    claim(workdir, config)
-
     checkpoints = Checkpoints(workdir, config['keep'])
+    other = None if checkpoints.steps() else others(config, run, mesh)
+    begin = {'seed': config['seed'], 'pretrained': other}
+    ts = make_state(run.method, run.optimizer, mesh, blank_batch(run.views, 2), **begin)
+    claim(workdir, config)
     data = {'classes': train.classes or 0, 'examples': train.size, 'content': train.fingerprint}
     start = 0
     if checkpoints.steps():
@@ -248,15 +253,42 @@ def state_shapes(run: Run, mesh) -> TrainState:
     return jax.eval_shape(lambda: make_state(run.method, run.optimizer, mesh, blank, seed=0))
 
 
-def pretrained_encoder(run: Run, mesh, workdir: str, step: int):
-    """The encoder's variables of the run in `workdir`, checked against those `run` will train."""
-    other, ts, step = restore(workdir, step)
-    variables = other.method.encoder(ts.params, ts.state)
-    new = state_shapes(run, mesh)
-    ours = run.method.encoder(new.params, new.state)
-    where = f'the encoder of step {step} of config.pretrained.workdir={workdir}'
-    check_structure(shapes(variables), ours, where)
-    return variables
+def with_teacher(config: dict, workdir) -> dict:
+    """`config` with the config of the run that config.teacher names: saved with this one, it
+    describes the teacher when that run is gone."""
+    teacher = config['teacher']
+    if not teacher['workdir']:
+        return config
+    if (epath.Path(workdir) / 'config.json').exists():
+        found = configs.saved(workdir)['teacher']
+        if found['workdir'] == teacher['workdir']:
+            return config | {'teacher': teacher | {k: found[k] for k in ('run', 'classes')}}
+    run = configs.saved(teacher['workdir'])
+    data = Checkpoints(teacher['workdir'], read_only=True).data()
+    return config | {'teacher': teacher | {'run': run, 'classes': data['classes']}}
+
+
+def others(config: dict, run: Run, mesh):
+    """What a method's `init` takes from other runs, or None: the parts that config.pretrained names,
+    checked against those of this run, and the teacher's (params, state)."""
+    taken = {'params': {}, 'batch_stats': {}}
+    workdir, step, parts = (config['pretrained'][key] for key in ('workdir', 'step', 'parts'))
+    if workdir:
+        other, ts, step = restore(workdir, step)
+        taken = networks.select(other.method.variables(ts.params, ts.state), parts)
+        new = state_shapes(run, mesh)
+        ours = networks.select(run.method.variables(new.params, new.state), parts)
+        for kind, tree in taken.items():  # of a head, the layers that are kept
+            for part in tree.keys() & ours[kind].keys() - {'encoder'}:
+                kept = ours[kind][part]
+                tree[part] = {name: x for name, x in tree[part].items() if name in kept}
+        where = f'step {step} of config.pretrained.workdir={workdir}'
+        check_structure(shapes(taken), ours, where)
+    workdir, step = (config['teacher'][key] for key in ('workdir', 'step'))
+    if workdir:
+        _, ts, _ = restore(workdir, step)
+        taken['teacher'] = ts.params, ts.state
+    return taken if any(taken.values()) else None
 
 
 def claim(workdir, config: dict):

@@ -15,7 +15,7 @@ def load_encoder(**section):
 
 
 def load_method(**section):
-    return load('clr_jax.methods', section, load_encoder(name='convnet', widths=(4,)))
+    return load('clr_jax.methods', section, encoder=load_encoder(name='convnet', widths=(4,)))
 
 
 def problem(f, **section) -> str:

@@ -74,7 +74,7 @@ def test_the_probe_begins_at_zero_and_is_invisible_from_outside():
         'bias': (CLASSES,),
     }
     of = lambda f, method, variables: jax.eval_shape(lambda *v: f(method, *v), *variables)
-    encoder = lambda method, params, state: method.encoder(params, state)
+    encoder = lambda method, params, state: method.variables(params, state)
     assert of(encoder, wrapped, shapes) == of(encoder, method, inner)
     features = lambda method, params, state: method.features(params, state, images(0))
     assert of(features, wrapped, shapes) == of(features, method, inner)

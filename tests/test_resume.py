@@ -203,7 +203,7 @@ def test_the_command_evaluates_a_finished_run(runs, straight):
     ] == records
     run, ts, _ = restore(straight)
     assert checksum(ts) == before
-    assert records[0]['weights'] == checksum(run.method.encoder(ts.params, ts.state))
+    assert records[0]['weights'] == checksum(networks.select(run.method.variables(ts.params, ts.state), ['encoder']))
     assert [r['step'] for r in records] == [STEPS, 0, 0]
 
 
@@ -308,7 +308,7 @@ def test_a_run_starts_from_another_runs_encoder(straight, tmp_path, monkeypatch)
             config | {'pretrained': {'workdir': str(straight), 'step': -1}}, str(tmp_path / 'run')
         )
     (started,) = before
-    encoders = [source.method.encoder(ts.params, ts.state) for ts in (started, donor, fresh)]
+    encoders = [networks.select(source.method.variables(ts.params, ts.state), ['encoder']) for ts in (started, donor, fresh)]
     assert differing(encoders[0], encoders[1]) == []
     assert len(encoders[0]['params']) == len(encoders[0]['batch_stats']) * 2 == 4
     assert set(differing(started, fresh)) == {
@@ -322,7 +322,7 @@ def test_the_step_to_start_from_can_be_chosen(straight):
     for step in committed(straight)[-2:]:
         _, ts, _ = restore(straight, step)
         taken[step] = train.pretrained_encoder(run, mesh, str(straight), step)
-        assert differing(taken[step], run.method.encoder(ts.params, ts.state)) == []
+        assert differing(taken[step], networks.select(run.method.variables(ts.params, ts.state), ['encoder'])) == []
     assert differing(*taken.values())
 
 

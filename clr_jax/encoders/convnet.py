@@ -5,7 +5,7 @@ from typing import Any
 
 import flax.linen as nn
 
-from clr_jax.networks import BatchNorm, Conv, Dropout, pool
+from clr_jax.networks import BatchNorm, Conv, Dropout, pool, standardize
 
 
 class ConvNet(nn.Module):
@@ -13,12 +13,15 @@ class ConvNet(nn.Module):
 
     widths: tuple[int, ...]
     dropout: float
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
     bn_groups: int
     conv: str
     dtype: Any
 
     @nn.compact
     def __call__(self, x, rows):
+        x = standardize(x, self.mean, self.std)
         for i, width in enumerate(self.widths):
             stride = 1 if i == 0 else 2
             conv = Conv(width, stride=stride, form=self.conv, dtype=self.dtype, name=f'conv{i + 1}')
@@ -28,8 +31,15 @@ class ConvNet(nn.Module):
 
 
 def convnet(
-    *, widths=(32, 64, 128, 256), dropout=0.0, bn_groups=1, conv='auto', dtype=None
+    *,
+    widths=(32, 64, 128, 256),
+    dropout=0.0,
+    mean=(0.0, 0.0, 0.0),
+    std=(1.0, 1.0, 1.0),
+    bn_groups=1,
+    conv='auto',
+    dtype=None,
 ) -> ConvNet:
-    """A `ConvNet`. conv: form of the convolution (auto | direct | patches); dtype: of the
-    computation (None: as given)."""
-    return ConvNet(tuple(widths), dropout, bn_groups, conv, dtype)
+    """A `ConvNet`. mean, std: subtracted from and divided into pixels in 0..1; conv: form of the
+    convolution (auto | direct | patches); dtype: of the computation (None: as given)."""
+    return ConvNet(tuple(widths), dropout, tuple(mean), tuple(std), bn_groups, conv, dtype)

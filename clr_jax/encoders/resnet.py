@@ -1,13 +1,15 @@
 """Residual networks (He et al., 2015; arXiv:1512.03385), with the stride in the 3x3 convolution
-(v1.5)."""
+(v1.5); those of SimCLR v2 have selective kernels (Li et al., 2019; arXiv:1903.06586) and the stem
+and shortcuts of ResNet-D (He et al., 2018; arXiv:1812.01187)."""
 
 from functools import partial
 from typing import Any
 
 import flax.linen as nn
+import jax.numpy as jnp
 
 from clr_jax.entry import Problem
-from clr_jax.networks import BatchNorm, Conv, pool
+from clr_jax.networks import BatchNorm, Conv, pool, standardize
 
 BLOCKS = {  # depth -> (blocks per stage, whether they are bottlenecks)
     18: ((2, 2, 2, 2), False),
@@ -19,6 +21,25 @@ BLOCKS = {  # depth -> (blocks per stage, whether they are bottlenecks)
 }
 
 
+class SelectiveKernel(nn.Module):
+    """[n, h, w, 2 c] -> [n, h, w, c]: the mean of two streams, the halves of the channels, by
+    weights for each image and channel that follow from both streams, pooled."""
+
+    hidden: int
+    conv: Any
+    norm: Any
+
+    @nn.compact
+    def __call__(self, x, rows):
+        y = sum(jnp.split(pool(x), 2, -1))[:, None, None]  # [n, 1, 1, c]
+        y = self.conv(self.hidden, 1, name='conv1')(y)
+        y = nn.relu(self.norm(name='bn1')(y, rows))  # [n, 1, 1, hidden]
+        y = self.conv(x.shape[-1], 1, name='conv2')(y)  # [n, 1, 1, 2 c]
+        (a, b), (u, v) = jnp.split(x, 2, -1), jnp.split(y, 2, -1)
+        share = nn.sigmoid(u - v)  # the softmax of two
+        return share * a + (1 - share) * b
+
+
 class Block(nn.Module):
     """[n, h, w, c] -> [n, h / stride, w / stride, c']: a residual branch beside a shortcut."""
 
@@ -28,11 +49,15 @@ class Block(nn.Module):
     zero_init: bool
     conv: Any
     norm: Any
+    sk_ratio: float = 0.0
+    resnet_d: bool = False
 
     @nn.compact
     def __call__(self, x, rows):
         w, s, out = self.width, self.stride, self.width * (4 if self.bottleneck else 1)
-        layers = [(w, 1, 1), (w, 3, s), (out, 1, 1)] if self.bottleneck else [(w, 3, s), (w, 3, 1)]
+        selective = self.bottleneck and self.sk_ratio > 0
+        middle = (2 * w if selective else w, 3, s)
+        layers = [(w, 1, 1), middle, (out, 1, 1)] if self.bottleneck else [middle, (w, 3, 1)]
         last = nn.initializers.zeros if self.zero_init else nn.initializers.ones
         y = x
         for i, (features, kernel, stride) in enumerate(layers, 1):
@@ -40,7 +65,14 @@ class Block(nn.Module):
             scale = {'scale_init': last} if i == len(layers) else {}
             y = self.norm(name=f'bn{i}', **scale)(y, rows)
             y = nn.relu(y) if i < len(layers) else y
+            if selective and i == 2:
+                hidden = max(int(w * self.sk_ratio), 32)
+                y = SelectiveKernel(hidden, self.conv, self.norm, name='sk')(y, rows)
         if x.shape != y.shape:
+            if self.resnet_d:
+                # padding counts as zeros at stride 2 (odd sizes), and not at all at stride 1
+                x = nn.avg_pool(x, (2, 2), (s, s), 'SAME', count_include_pad=s > 1)
+                s = 1
             x = self.conv(out, 1, s, name='downsample_conv')(x)
             x = self.norm(name='downsample_bn')(x, rows)
         return nn.relu(x + y)
@@ -52,29 +84,37 @@ class ResNet(nn.Module):
     depth: int
     width: float
     small_stem: bool
+    sk_ratio: float
+    resnet_d: bool
     zero_init: bool
     padding: str
     pool_padding: str
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
     bn_groups: int
     conv: str
     dtype: Any
 
     @nn.compact
     def __call__(self, x, rows):
+        x = standardize(x, self.mean, self.std)
         conv = partial(Conv, padding=self.padding, form=self.conv, dtype=self.dtype)
         norm = partial(BatchNorm, groups=self.bn_groups)
         stages, bottleneck = BLOCKS[self.depth]
         channels = lambda c: max(1, round(c * self.width))
-        stem = (3, 1) if self.small_stem else (7, 2)
-        x = nn.relu(norm(name='bn1')(conv(channels(64), *stem, name='conv1')(x), rows))
+        stem = [(32, 3, 2), (32, 3, 1), (64, 3, 1)] if self.resnet_d else [(64, 7, 2)]
+        stem = [(64, 3, 1)] if self.small_stem else stem
+        for i, (features, *shape) in enumerate(stem, 1):
+            x = conv(channels(features), *shape, name=f'conv{i}')(x)
+            x = nn.relu(norm(name=f'bn{i}')(x, rows))
         if not self.small_stem:
             pads = 'SAME' if self.pool_padding == 'SAME' else ((1, 1), (1, 1))
             x = nn.max_pool(x, (3, 3), (2, 2), pads)  # [n, s / 4, s / 4, 64 * width]
+        style = self.zero_init, conv, norm, self.sk_ratio, self.resnet_d
         for i, blocks in enumerate(stages):
             for j in range(blocks):
-                stride = 2 if i and not j else 1
-                shape = (channels(64 * 2**i), stride, bottleneck, self.zero_init)
-                block = Block(*shape, conv, norm, name=f'layer{i + 1}_{j}')
+                shape = channels(64 * 2**i), 2 if i and not j else 1, bottleneck
+                block = Block(*shape, *style, name=f'layer{i + 1}_{j}')
                 x = block(x, rows)  # [n, s / 2^(i + 2), ..., 64 * 2^i * width (* 4)]
         return pool(x)  # [n, d]
 
@@ -84,25 +124,37 @@ def resnet(
     depth=50,
     width=1.0,
     small_stem=False,
+    sk_ratio=0.0,
+    resnet_d=False,
     zero_init=True,
     padding='torch',
     pool_padding='torch',
+    mean=(0.0, 0.0, 0.0),
+    std=(1.0, 1.0, 1.0),
     bn_groups=1,
     conv='auto',
     dtype=None,
 ) -> ResNet:
     """A ResNet of `depth` 18, 34, 50, 101, 152 or 200, all its channels multiplied by `width`.
 
-    small_stem: 3x3 stride 1 and no max-pool, for images of 32 pixels (CIFAR). zero_init: the last
-    norm of each block starts at zero. padding, pool_padding: 'SAME' or 'torch'; the official SimCLR
-    pads convolutions as torch and the max-pool SAME. conv: its form (auto | direct | patches).
-    dtype: of the computation, e.g. bfloat16; parameters and statistics stay float32.
+    small_stem: 3x3 stride 1 and no max-pool, for images of 32 pixels (CIFAR). sk_ratio: above 0,
+    the 3x3 convolution of a bottleneck, w wide, becomes one to 2 w with norm and ReLU, whose halves
+    are averaged by weights that come from the pooled sum of both through max(w sk_ratio, 32)
+    channels; 18 and 34 have none. resnet_d: a stem of three 3x3 convolutions (a small stem stays),
+    and shortcuts that average 2x2 pixels with the block's stride, 1 too, before a 1x1 convolution
+    without. Both as in the official SimCLR v2, where sk_ratio=0.0625 implies resnet_d; here they
+    are two settings, and its configs set both. zero_init: the last norm of each block starts at
+    zero. padding, pool_padding: 'SAME' or 'torch'; the official SimCLR pads convolutions as torch
+    and the max-pool SAME. mean, std: subtracted from and divided into pixels in 0..1. conv: its
+    form (auto | direct | patches). dtype: of the computation, e.g. bfloat16; parameters and
+    statistics stay float32.
     """
     if depth not in BLOCKS:
         raise Problem(f'encoder.depth={depth}: a resnet has one of {", ".join(map(str, BLOCKS))}')
+    if not 0 <= sk_ratio <= 1:
+        raise Problem(f'encoder.sk_ratio={sk_ratio}: from 0, no selective kernels, to 1')
     for name, value in (('padding', padding), ('pool_padding', pool_padding)):
         if value not in ('SAME', 'torch'):
             raise Problem(f'encoder.{name}={value}: SAME or torch')
-    return ResNet(
-        depth, width, small_stem, zero_init, padding, pool_padding, bn_groups, conv, dtype
-    )
+    layout = (depth, width, small_stem, sk_ratio, resnet_d, zero_init, padding, pool_padding)
+    return ResNet(*layout, tuple(mean), tuple(std), bn_groups, conv, dtype)

@@ -9,7 +9,7 @@ import numpy as np
 from etils import epath
 
 from clr_jax import config as configs
-from clr_jax import parallel
+from clr_jax import networks, parallel
 from clr_jax.checkpoint import checksum
 from clr_jax.data import index, sources
 from clr_jax.entry import Problem, nearest
@@ -67,7 +67,8 @@ def evaluate(
             chosen = few(known, labels_per_class, seed) if labels_per_class else known
             scores.append(run_protocol(protocol, chosen, asked, train.classes, seed))
         top1 = np.array([score['top1'] for score in scores])
-        weights = checksum(run.method.encoder(params, state)) if params else None
+        variables = run.method.variables(params, state) if params else {}
+        weights = checksum(networks.select(variables, ('encoder',))) if params else None
         extra = {k: scores[0][k] for k in scores[0] if k != 'top1'} if draws == 1 else {}
         records.append(
             {

@@ -7,7 +7,7 @@ from clr_jax import networks, parallel
 from clr_jax.entry import Problem, nearest
 from clr_jax.heads import MLP
 from clr_jax.losses.contrastive import mutual_information_bound, nt_logistic, nt_xent
-from clr_jax.method import Aux, Method, State
+from clr_jax.method import Aux, Method, State, features
 from clr_jax.networks import Network
 
 
@@ -54,8 +54,7 @@ def simclr(
 
     def objective(params, state, batch, *, key, time):
         views, stats = networks.apply_views(network, params, state.stats, batch['views'], key=key)
-        h = jnp.stack([view.h for view in views], 1)  # [b, 2, d]
-        z = jnp.stack([view.z for view in views], 1)  # [b, 2, e]
+        h, z, _ = networks.stack(views)  # [b, 2, d], [b, 2, e]
         value = contrast(z)
         metrics = {}
         if bounded:
@@ -65,8 +64,4 @@ def simclr(
             metrics['information_ceiling'] = jnp.log(candidates)
         return value, Aux(State(stats), metrics, h, z)
 
-    def features(params, state, batch):
-        out = networks.evaluate(network, params, state.stats, batch['views'][0])
-        return {'h': out.h, 'z': out.z}
-
-    return Method(init, objective, features)
+    return Method(init, objective, features(network))

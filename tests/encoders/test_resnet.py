@@ -1,4 +1,5 @@
-"""ResNets are the published ones: their sizes, padding and blocks, and float32 where it must be."""
+"""ResNets are the published ones: their sizes, padding and blocks, plain and of SimCLR v2, and
+float32 where it must be."""
 
 import re
 from functools import cache, partial
@@ -8,9 +9,10 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from flax.traverse_util import flatten_dict
+from jax.sharding import PartitionSpec as P
 
-from clr_jax import networks
-from clr_jax.encoders.resnet import Block, resnet
+from clr_jax import networks, parallel
+from clr_jax.encoders.resnet import BLOCKS, Block, SelectiveKernel, resnet
 from clr_jax.entry import CONFIG, Problem
 from clr_jax.networks import BatchNorm, Conv, Network
 from tests import oracles
@@ -19,6 +21,24 @@ from tests.oracles import assert_close
 
 # Parameters of the models of torchvision, less the classifier's (512 or 2048 x 1000 + 1000).
 TORCHVISION = {18: 11_176_512, 34: 21_284_672, 50: 23_508_032, 101: 42_500_160, 152: 58_143_808}
+# Millions by depth, width and selective kernels: the table of the official SimCLR v2, which counts
+# running averages too, and no classifier.
+SIMCLR_V2 = {
+    (50, 1, False): 24,
+    (50, 1, True): 35,
+    (50, 2, False): 94,
+    (50, 2, True): 140,
+    (101, 1, False): 43,
+    (101, 1, True): 65,
+    (101, 2, False): 170,
+    (101, 2, True): 257,
+    (152, 1, False): 58,
+    (152, 1, True): 89,
+    (152, 2, False): 233,
+    (152, 2, True): 354,
+    (152, 3, True): 795,
+}
+V2 = {'sk_ratio': 0.0625, 'resnet_d': True}
 STAGES = {  # He et al., 2015, table 1; 200: He et al., 2016 (arXiv:1603.05027), appendix
     18: (2, 2, 2, 2),
     34: (3, 4, 6, 3),
@@ -29,10 +49,13 @@ STAGES = {  # He et al., 2015, table 1; 200: He et al., 2016 (arXiv:1603.05027),
 }
 
 
-def parameters(depth, width=1):
-    """How many there are by the paper's table: a convolution has k k c f, and its norm 2 f."""
+def parameters(depth, width=1, sk_ratio=0.0, resnet_d=False):
+    """How many there are by the papers' tables: a convolution has k k c f, and its norm 2 f."""
     layer = lambda k, c, f: k * k * c * f + 2 * f
     count, before = layer(7, 3, 64 * width), 64 * width
+    if resnet_d:
+        half = 32 * width
+        count = layer(3, 3, half) + layer(3, half, half) + layer(3, half, 64 * width)
     for stage, blocks in enumerate(STAGES[depth]):
         w = 64 * width * 2**stage
         after = w if depth < 50 else 4 * w
@@ -41,6 +64,9 @@ def parameters(depth, width=1):
                 count += layer(3, before, w) + layer(3, w, w)
             else:
                 count += layer(1, before, w) + layer(3, w, w) + layer(1, w, after)
+                if sk_ratio:
+                    hidden = max(w * sk_ratio, 32)
+                    count += layer(3, w, w) + layer(1, w, hidden) + hidden * 2 * w
             if block == 0 and before != after:
                 count += layer(1, before, after)
             before = after
@@ -99,6 +125,46 @@ def test_width_multiplies_every_channel(depth):
     assert params['conv1']['kernel'].shape == (7, 7, 3, 128)
 
 
+@pytest.mark.parametrize(('depth', 'width', 'selective'), SIMCLR_V2)
+def test_the_sizes_of_simclr_v2_are_the_published_ones(depth, width, selective):
+    network = resnet(depth=depth, width=width, **(V2 if selective else {}))
+    x = jax.ShapeDtypeStruct((1, 32, 32, 3), jnp.float32)
+    variables = jax.eval_shape(lambda x: network.init(jax.random.key(0), x, None), x)
+    assert round(count(variables) / 1e6) == SIMCLR_V2[depth, width, selective]
+
+
+@pytest.mark.parametrize('options', [{'sk_ratio': 0.0625}, {'sk_ratio': 0.25}, {'resnet_d': True}])
+def test_selective_kernels_and_resnet_d_are_separate(options):
+    assert count(shapes(depth=50, **options)[0]) == parameters(50, **options)
+
+
+def test_basic_blocks_have_no_selective_kernels():
+    kinds = lambda tree: jax.tree.map(lambda leaf: (leaf.shape, leaf.dtype), tree)
+    assert kinds(shapes(depth=18, sk_ratio=0.0625)[0]) == kinds(shapes(depth=18)[0])
+
+
+LAYERS = ['conv1', 'bn1', 'conv2', 'bn2', 'conv3', 'bn3']
+SHORTCUT = ['downsample_conv', 'downsample_bn']
+
+
+def test_layers_are_named_as_they_always_were():
+    """The names are an interface: checkpoints and groups of parameters are by path."""
+    for depth, options, stem, inside in [
+        (18, {}, LAYERS[:2], LAYERS[:4]),
+        (50, {}, LAYERS[:2], LAYERS),
+        (50, V2, LAYERS, [*LAYERS, 'sk']),
+    ]:
+        params, stats, _, _ = shapes(depth=depth, **options)
+        blocks = {f'layer{i}_{j}' for i, n in enumerate(STAGES[depth], 1) for j in range(n)}
+        assert params.keys() == {*stem, *blocks}
+        for name in blocks:
+            first = name.endswith('_0') and (depth, name) != (18, 'layer1_0')
+            assert params[name].keys() == {*inside, *(SHORTCUT if first else [])}
+    assert params['layer1_0']['sk'].keys() == {'conv1', 'bn1', 'conv2'}
+    assert {path[-1] for path in flatten_dict(params)} == {'kernel', 'scale', 'bias'}
+    assert {path[-1] for path in flatten_dict(stats)} == {'mean', 'var'}
+
+
 def test_the_small_stem_keeps_the_resolution():
     params, _, h, layers = shapes(size=32, depth=18, small_stem=True)
     assert params['conv1']['kernel'].shape == (3, 3, 3, 64)
@@ -113,14 +179,25 @@ def test_the_small_stem_keeps_the_resolution():
     assert h.shape == (2, 512)
 
 
+def test_the_small_stem_stays_with_resnet_d():
+    (plain, _, _, _), (params, _, _, layers) = (
+        shapes(size=32, depth=50, small_stem=True, resnet_d=d) for d in (False, True)
+    )
+    assert jax.tree.map(jnp.shape, params) == jax.tree.map(jnp.shape, plain)
+    assert output(layers['conv1']).shape == (2, 32, 32, 64)
+    assert output(layers['layer1_0']['downsample_conv']).shape[1:3] == (32, 32)
+    assert output(layers['layer2_0']['downsample_conv']).shape[1:3] == (16, 16)
+
+
 def test_the_stride_of_a_bottleneck_is_in_its_3x3_convolution():
     layers = shapes(depth=50)[3]['layer2_0']
     assert [output(layers[f'conv{n}']).shape[1] for n in (1, 2, 3)] == [16, 8, 8]
     assert output(layers['downsample_conv']).shape == (2, 8, 8, 512)
 
 
-def test_a_bfloat16_network_keeps_float32_where_it_counts():
-    params, stats, h, layers = shapes(depth=18, dtype='bfloat16')
+@pytest.mark.parametrize('options', [{'depth': 18}, {'depth': 50, **V2}])
+def test_a_bfloat16_network_keeps_float32_where_it_counts(options):
+    params, stats, h, layers = shapes(dtype='bfloat16', **options)
     assert {leaf.dtype for leaf in jax.tree.leaves((params, stats))} == {jnp.dtype('float32')}
     assert h.dtype == jnp.float32
     computed = {
@@ -130,7 +207,7 @@ def test_a_bfloat16_network_keeps_float32_where_it_counts():
         for leaf in jax.tree.leaves(layer)
     }
     assert computed == {jnp.dtype('bfloat16')}
-    assert output(shapes(depth=18)[3]['layer4_1']).dtype == jnp.float32
+    assert output(shapes(**options)[3]['layer4_1']).dtype == jnp.float32
 
 
 # Blocks
@@ -176,6 +253,208 @@ def test_zero_init_is_of_every_last_norm_and_of_no_other():
         )
     assert flags[False] == set()
     assert flags[True] == {f'layer{i}_{j}/bn2/scale' for i in (1, 2, 3, 4) for j in (0, 1)}
+
+
+# SimCLR v2: everything in float64 against NumPy
+
+
+def norm(x, p, s, rows):
+    """Of the batch, or with running averages when there are no rows."""
+    if rows is not None:
+        return oracles.batch_norm(x, 1, p['scale'], p['bias'])[0]
+    return (x - s['mean']) / np.sqrt(s['var'] + 1e-5) * p['scale'] + p['bias']
+
+
+def selective_kernel(x, p, s, rows):
+    """x [n, h, w, 2 c], one image and channel at a time."""
+    n, c = len(x), x.shape[-1] // 2
+    pooled = np.zeros((n, c))
+    for i, k in np.ndindex(n, c):
+        pooled[i, k] = np.mean(x[i, :, :, k] + x[i, :, :, c + k])
+    hidden = pooled @ p['conv1']['kernel'][0, 0]
+    hidden = np.maximum(norm(hidden, p['bn1'], s['bn1'], rows), 0)
+    logits = hidden @ p['conv2']['kernel'][0, 0]
+    y = np.zeros((*x.shape[:3], c))
+    for i, k in np.ndindex(n, c):
+        a, b = np.exp(logits[i, k]), np.exp(logits[i, c + k])
+        y[i, :, :, k] = (a * x[i, :, :, k] + b * x[i, :, :, c + k]) / (a + b)
+    return y
+
+
+def average_pool(x, stride):
+    """2x2: at stride 2 zeros complete an odd size; at stride 1 what is beyond the image is left
+    out."""
+    n, h, w, c = x.shape
+    y = np.zeros((n, -(-h // stride), -(-w // stride), c))
+    for i, j in np.ndindex(*y.shape[1:3]):
+        window = x[:, i * stride : i * stride + 2, j * stride : j * stride + 2]
+        places = window.shape[1] * window.shape[2] if stride == 1 else 4
+        y[:, i, j] = window.sum((1, 2)) / places
+    return y
+
+
+def layer(x, p, s, rows, number, stride=1):
+    """A convolution padded as torch, and its norm."""
+    kernel = p[f'conv{number}']['kernel']
+    x = oracles.convolution(x, kernel, stride, ((len(kernel) // 2,) * 2,) * 2)
+    return norm(x, p[f'bn{number}'], s[f'bn{number}'], rows)
+
+
+def bottleneck(x, p, s, rows, stride, resnet_d=True):
+    relu = lambda y: np.maximum(y, 0)
+    y = relu(layer(relu(layer(x, p, s, rows, 1)), p, s, rows, 2, stride))
+    y = layer(selective_kernel(y, p['sk'], s['sk'], rows) if 'sk' in p else y, p, s, rows, 3)
+    if 'downsample_conv' in p:
+        x = average_pool(x, stride) if resnet_d else x[:, ::stride, ::stride]
+        x = x @ p['downsample_conv']['kernel'][0, 0]
+        x = norm(x, p['downsample_bn'], s['downsample_bn'], rows)
+    return relu(x + y)
+
+
+def random(module, x):
+    """Variables in float64 that leave nothing at zero or one."""
+    rng = np.random.default_rng(2)
+    shapes = jax.eval_shape(module.init, jax.random.key(0), x, None)
+    draw = lambda leaf: rng.normal(size=leaf.shape) / np.sqrt(np.prod(leaf.shape[:-1]))
+    params = jax.tree.map(draw, shapes['params'])
+    return params, jax.tree.map(lambda leaf: rng.uniform(0.5, 2, leaf.shape), shapes['batch_stats'])
+
+
+def run(module, params, stats, x, rows):
+    variables = {'params': params, 'batch_stats': stats}
+    return module.apply(variables, x, rows, mutable=['batch_stats'])[0]
+
+
+CONV = partial(Conv, padding='torch')
+ROWS = np.arange(4)
+
+
+@pytest.mark.parametrize('rows', [ROWS, None])
+def test_selective_kernels_mix_two_streams_by_their_equation(float64, rows):
+    module = SelectiveKernel(5, CONV, BatchNorm)
+    x = np.random.default_rng(1).normal(size=(4, 3, 2, 6))
+    params, stats = random(module, x)
+    weights = np.random.default_rng(3).normal(size=(4, 3, 2, 3))
+
+    def objective(x, mixing):
+        y = run(module, params | {'conv2': {'kernel': mixing}}, stats, x, rows)
+        return (y * weights).sum(), y
+
+    mixing = params['conv2']['kernel']
+    grads, y = jax.jit(jax.grad(objective, (0, 1), has_aux=True))(x, mixing)
+    assert_close(y, selective_kernel(x, params, stats, rows), 1e-12)
+    oracle = lambda x, mixing: (
+        selective_kernel(x, params | {'conv2': {'kernel': mixing}}, stats, rows) * weights
+    ).sum()
+    for grad, slope in zip(grads, oracles.gradient(oracle, x, mixing), strict=True):
+        assert_close(grad, slope, 1e-8)  # what central differences are good for
+
+
+def test_selective_kernels_in_bfloat16_are_those_in_float64_rounded():
+    module = SelectiveKernel(5, partial(CONV, dtype='bfloat16'), BatchNorm)
+    x = np.random.default_rng(1).normal(size=(4, 3, 2, 6))
+    params, stats = random(module, x)
+    y = jax.jit(partial(run, module))(params, stats, jnp.bfloat16(x), ROWS)
+    assert y.dtype == jnp.bfloat16
+    assert_close(y, selective_kernel(x, params, stats, ROWS), 2**-6)
+
+
+@pytest.mark.parametrize(
+    ('stride', 'size', 'ratio', 'resnet_d', 'rows'),
+    [
+        (2, 4, 0.0625, True, ROWS),
+        (2, 5, 0.0625, True, ROWS),
+        (1, 3, 0.0625, True, None),
+        (2, 5, 0.0, True, None),
+        (2, 5, 0.0625, False, ROWS),
+    ],
+)
+def test_a_block_of_simclr_v2_is_its_equation(float64, stride, size, ratio, resnet_d, rows):
+    module = Block(3, stride, True, False, CONV, BatchNorm, ratio, resnet_d)
+    x = np.random.default_rng(1).normal(size=(4, size, size, 2))
+    params, stats = random(module, x)
+    y = jax.jit(lambda x: run(module, params, stats, x, rows))(x)
+    assert_close(y, bottleneck(x, params, stats, rows, stride, resnet_d), 1e-12)
+
+
+@pytest.mark.parametrize(('width', 'ratio', 'hidden'), [(64, 0.0625, 32), (70, 0.5, 35)])
+def test_the_weights_of_the_streams_pass_through_a_ratio_of_the_width(width, ratio, hidden):
+    module = Block(width, 1, True, False, CONV, BatchNorm, ratio)
+    params = jax.eval_shape(module.init, jax.random.key(0), np.zeros((1, 2, 2, 4)), None)['params']
+    assert params['conv2']['kernel'].shape == (3, 3, width, 2 * width)
+    assert params['sk']['conv1']['kernel'].shape == (1, 1, width, hidden)
+    assert params['sk']['conv2']['kernel'].shape == (1, 1, hidden, 2 * width)
+    assert params['conv3']['kernel'].shape == (1, 1, width, 4 * width)
+
+
+@pytest.fixture
+def tiny(monkeypatch):
+    """A ResNet 50 of two blocks, 2 and 4 channels wide."""
+    monkeypatch.setitem(BLOCKS, 50, ((1, 1), True))
+    return partial(resnet, depth=50, width=1 / 32)
+
+
+@pytest.mark.parametrize('rows', [ROWS, None])
+def test_the_network_of_simclr_v2_is_its_layers(float64, tiny, rows):
+    """A stem of 32, 32 and 64 channels times the width, the max-pool, and two blocks."""
+    network = tiny(pool_padding='SAME', **V2)
+    x = np.random.default_rng(1).normal(size=(4, 18, 18, 3))
+    params, stats = random(network, x)
+    h = jax.jit(lambda x: run(network, params, stats, x, rows))(x)
+    for number, stride in ((1, 2), (2, 1), (3, 1)):
+        x = np.maximum(layer(x, params, stats, rows, number, stride), 0)
+    assert x.shape == (4, 9, 9, 2)
+    assert params['conv1']['kernel'].shape == (3, 3, 3, 1)
+    x = oracles.max_pool(x, 3, 2, (oracles.same_pads(9, 3, 2),) * 2)
+    for name, stride in (('layer1_0', 1), ('layer2_0', 2)):
+        x = bottleneck(x, params[name], stats[name], rows, stride)
+    assert_close(h, x.mean((1, 2)), 1e-11)
+
+
+@pytest.mark.parametrize('bn_groups', [1, 2])
+def test_the_network_of_simclr_v2_is_one_on_one_device_and_on_two(float64, tiny, bn_groups):
+    """Features, statistics and the gradient of every parameter."""
+    network = tiny(bn_groups=bn_groups, **V2)
+    x = np.random.default_rng(1).normal(size=(8, 16, 16, 3))
+    params, stats = random(network, x)
+
+    def gradient(params, x):
+        def objective(params):
+            variables = {'params': params, 'batch_stats': stats}
+            rows = parallel.positions(len(x))
+            h, changed = network.apply(variables, x, rows, mutable=['batch_stats'])
+            return parallel.mean(jnp.sin(h).mean()), (h, changed['batch_stats'])
+
+        grads, (h, changed) = jax.grad(objective, has_aux=True)(parallel.vary(params))
+        return parallel.reduce(grads), h, changed
+
+    def on(devices):
+        mesh = parallel.make_mesh(jax.devices()[:devices], bn_groups)
+        sharded = P(parallel.DATA)
+        f = parallel.shard(gradient, mesh, (P(), sharded), (P(), sharded, P()))
+        return jax.device_get(jax.jit(f)(params, x))
+
+    one, two = on(1), on(2)
+    jax.tree.map(partial(assert_close, tolerance=1e-10), two, one)
+    assert min(np.abs(leaf).max() for leaf in jax.tree.leaves(one)) > 1e-6
+
+
+# Pixels
+
+
+@pytest.mark.parametrize('rows', [ROWS, None])
+def test_pixels_are_standardized_first(float64, tiny, rows):
+    mean, std = [0.5, 0.4, 0.3], [0.2, 0.3, 0.1]
+    pixels = np.random.default_rng(1).integers(0, 256, (4, 16, 16, 3)) / 255
+    params, stats = random(tiny(), pixels)
+    features = lambda x, **options: jax.jit(lambda x: run(tiny(**options), params, stats, x, rows))(
+        x
+    )
+    expected = features((pixels - mean) / std)
+    assert_close(features(pixels, mean=mean, std=std), expected, 1e-12)
+    unchanged = features(pixels, mean=[0.0] * 3, std=[1.0] * 3)
+    np.testing.assert_array_equal(features(pixels), unchanged)
+    assert np.abs(unchanged - expected).max() > 0.01 * np.abs(expected).max()
 
 
 # Padding
@@ -246,6 +525,8 @@ def test_the_two_paddings_differ_on_even_sizes_only():
     ('option', 'value', 'message'),
     [
         ('depth', 20, 'encoder.depth=20: a resnet has one of 18, 34, 50, 101, 152, 200'),
+        ('sk_ratio', -0.1, 'encoder.sk_ratio=-0.1: from 0, no selective kernels, to 1'),
+        ('sk_ratio', 16, 'encoder.sk_ratio=16: from 0, no selective kernels, to 1'),
         ('padding', 'VALID', 'encoder.padding=VALID: SAME or torch'),
         ('pool_padding', 'same', 'encoder.pool_padding=same: SAME or torch'),
     ],

@@ -112,7 +112,7 @@ def test_a_record_says_what_was_evaluated_and_how(records, states):
     run, ts = states
     assert [r['source'] for r in records] == ['encoder', 'random', 'pixels']
     splits = [sources.load({'name': 'digits'}, split).fingerprint for split in ('train', 'test')]
-    weights = [checksum(run.method.encoder(ts[n].params, ts[n].state)) for n in (STEPS[-1], 0)]
+    weights = [checksum(networks.select(run.method.variables(ts[n].params, ts[n].state), ['encoder'])) for n in (STEPS[-1], 0)]
     assert weights[0] != weights[1]
     for record, step, of in zip(records, (STEPS[-1], 0, 0), [*weights, None], strict=True):
         top1 = record.pop('top1')
@@ -185,7 +185,7 @@ def test_the_step_can_be_chosen(workdir, records, states):
     (record,) = evaluate(workdir, 'knn', step=STEPS[0])
     assert record['step'] == STEPS[0]
     assert record['weights'] == checksum(
-        run.method.encoder(ts[STEPS[0]].params, ts[STEPS[0]].state)
+        networks.select(run.method.variables(ts[STEPS[0]].params, ts[STEPS[0]].state), ['encoder'])
     )
     assert record['weights'] != records[0]['weights']
 

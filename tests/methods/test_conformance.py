@@ -260,6 +260,6 @@ def test_features_are_computed_in_evaluation_mode(case, float64):
     assert np.abs(h - h.mean(0)).max() > 1e-3  # not the same for all
     half = jax.tree.map(lambda x: x[BATCH // 2 :], t.batch)
     np.testing.assert_allclose(features(half), h[BATCH // 2 :], rtol=1e-9, atol=1e-12)
-    encoder = paths(method.encoder(last.params, last.state))
+    encoder = paths(method.variables(last.params, last.state))
     assert any(path.startswith('params/') or '/params/' in path for path in encoder)
     assert all(np.isfinite(leaf).all() for leaf in encoder.values())

@@ -161,7 +161,7 @@ def test_the_projector_has_one_to_three_layers(widths):
 )
 def test_a_wrong_setting_is_named_with_what_is_right(settings, key, hint):
     with pytest.raises(Problem) as raised:
-        load('clr_jax.methods', {'name': 'simclr', **settings}, Linear())
+        load('clr_jax.methods', {'name': 'simclr', **settings}, encoder=Linear())
     assert raised.value.code == CONFIG
     assert key in str(raised.value)
     assert hint in str(raised.value)
