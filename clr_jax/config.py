@@ -24,6 +24,8 @@ def default() -> ConfigDict:
     config.steps = 0  # if above 0, the length of the run instead of `epochs`
     config.bn_groups = 1  # contiguous parts of the global batch with batch statistics of their own
     config.data = ConfigDict({'name': 'digits'})
+    # of the training examples, by one of three: data.sources.subset
+    config.subset = ConfigDict({'fraction': 1.0, 'per_class': 0, 'list': '', 'seed': 0})
     config.views = ConfigDict({'view': {}})  # groups of views, each the fields of data.augment.View
     config.encoder = ConfigDict({'name': 'resnet', 'bn_groups': config.get_ref('bn_groups')})
     config.method = ConfigDict({'name': 'simclr', 'bn_groups': config.get_ref('bn_groups')})
@@ -50,7 +52,6 @@ def finish(config: ConfigDict, variant: str = '', **smoke_changes) -> ConfigDict
     if variant not in ('', 'smoke'):
         raise Problem(f'unknown config variant ":{variant}": {nearest(variant, ["smoke"])}')
     config = smoke(config) if variant == 'smoke' else config
-    config.update(smoke_changes if variant == 'smoke' else {})
     from clr_jax.data.augment import View
     from clr_jax.schedules import schedule
 
@@ -59,8 +60,12 @@ def finish(config: ConfigDict, variant: str = '', **smoke_changes) -> ConfigDict
     _complete(config.data, _named('clr_jax.data.sources', config.data.name))
     _complete(config.optimizer, _named('clr_jax.optimizers', config.optimizer.name))
     _complete(config.optimizer.schedule, schedule)
+    config.optimizer.layer_decay = config.optimizer.get('layer_decay', 1.0)
     for view in config.views.values():
         _complete(view, View)
+    if variant == 'smoke':
+        _narrow(config.method)
+        config.update(smoke_changes)
     if not config.evaluation.size:
         config.evaluation.size = max(view.size for view in config.views.values())
     return config
@@ -80,11 +85,23 @@ def smoke(config: ConfigDict) -> ConfigDict:
     small = {
         'resnet': {'depth': 18, 'width': 0.125, 'small_stem': True},
         'convnet': {'widths': (16, 32, 64)},
+        'vit': {'width': 64, 'depth': 2, 'heads': 4, 'patch': 4, 'image_size': 16},
     }
     config.encoder.update(small.get(config.encoder.name, {}))
     for view in config.views.values():
         view.size = 16
     return config
+
+
+def _narrow(method: ConfigDict):
+    """Heads, queues and draws of noise at laptop size."""
+    limits = {'projector': 128, 'predictor': 128, 'queue_size': 256, 'memory': 256, 'noise': 64}
+    for name in limits.keys() & method.keys():
+        value, most = method[name], limits[name]
+        narrow = (
+            tuple(min(x, most) for x in value) if isinstance(value, tuple) else min(value, most)
+        )
+        method[name] = narrow
 
 
 def _named(module: str, name: str):
@@ -152,7 +169,13 @@ def saved(workdir) -> dict:
     """The config that a run left in its workdir."""
     path = epath.Path(workdir) / 'config.json'
     if not path.is_file():
-        raise Problem(f'{workdir} is not the workdir of a run: it has no config.json', INPUT)
+        name = path.parent.name.removesuffix('_smoke')
+        variant = ':smoke' if name != path.parent.name else ''
+        known = epath.Path(f'configs/{name}.py').is_file()
+        file = f'configs/{name}.py{variant}' if known else '<its config>'
+        command = f'python -m clr_jax.main --config={file} --workdir={workdir}'
+        missing = 'is not the workdir of a run: it has no config.json; first run'
+        raise Problem(f'{workdir} {missing} {command}', INPUT)
     try:
         return json.loads(path.read_text())
     except ValueError as error:

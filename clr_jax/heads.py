@@ -5,7 +5,8 @@ from typing import Any
 import flax.linen as nn
 import jax.numpy as jnp
 
-from clr_jax.networks import BatchNorm
+from clr_jax.entry import Problem
+from clr_jax.networks import BatchNorm, Network
 
 NORMS = {  # the scale and offset that a batch norm learns; None: no norm
     'full': {},
@@ -54,3 +55,41 @@ class MLP(nn.Module):
                 x = BatchNorm(groups=self.bn_groups, name=f'bn{i}', **NORMS[norm])(x, rows)
             x = x if last else nn.relu(x)
         return x
+
+
+def plain(dims, dtype=None) -> MLP:
+    """An MLP without norms and with biases: the heads of MoCo, instance discrimination, SupCon."""
+    linear = {'norm': None, 'bias': True, 'last_norm': None, 'last_bias': True}
+    return MLP(tuple(dims), **linear, kernel_std=0.0, dtype=dtype)
+
+
+class Heads(nn.Module):
+    """Several heads on the same features, [n, d] -> [n, heads, e]."""
+
+    heads: tuple[nn.Module, ...]
+
+    def __call__(self, x, rows):
+        return jnp.stack([head(x, rows) for head in self.heads], 1)  # [n, heads, e]
+
+
+class Classifier(nn.Module):
+    """Features [n, d] -> logits [n, classes], linear, in float32 at least; zero before training."""
+
+    classes: int
+
+    @nn.compact
+    def __call__(self, x, rows):
+        zeros = nn.initializers.zeros
+        kernel = self.param('kernel', zeros, (x.shape[-1], self.classes), jnp.float32)
+        bias = self.param('bias', zeros, (self.classes,), jnp.float32)
+        return x.astype(jnp.promote_types(x.dtype, jnp.float32)) @ kernel + bias
+
+
+def classified(encoder, classes, projector=(), head_layers=0, **settings) -> Network:
+    """An encoder, the first `head_layers` of a SimCLR projector's layers and a classifier, which is
+    the network's predictor. projector: all its widths; settings: others of `MLP`."""
+    if not 0 <= head_layers <= len(projector):
+        layers = f'config.method.projector has {len(projector)} layers'
+        raise Problem(f'config.method.head_layers={head_layers}: {layers}')
+    head = MLP(tuple(projector), until=head_layers, **settings) if head_layers else None
+    return Network(encoder, head, Classifier(classes))

@@ -67,7 +67,7 @@ class Log:
         self.writer.write_scalars(step, {k: v for k, v in record.items() if k != 'step'})
         recent = sorted(self.speeds[-9:])
         left = (self.total - step) / recent[len(recent) // 2]
-        names = [k for k in ('loss', 'std', 'probe_top1', 'knn_top1') if k in record]
+        names = [k for k in ('loss', 'std', 'probe_top1', 'knn_top1', 'test_top1') if k in record]
         shown = '  '.join(f'{name} {record[name]:.3f}' for name in names)
         pace = f'{speed:,.0f} images/s  {duration(left)} left'
         say(f'step {step}/{self.total}  {shown}  {pace}')

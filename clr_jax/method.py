@@ -86,6 +86,12 @@ def ema(target, source, decay):
     return jax.tree.map(lambda t, s: decay * t + (1 - decay) * s, target, source)
 
 
+def check_views(batch, count: int):
+    """Refuse a config that makes another number of views than the method contrasts."""
+    if (made := len(batch['views'])) != count:
+        raise Problem(f'the method takes {count} views of an example; config.views makes {made}')
+
+
 def rising(start, progress):
     """From `start` at progress 0 to 1 at progress 1 by a half cosine: the momentum of BYOL, MoCo v3
     and DINO."""
@@ -109,7 +115,9 @@ def load(package: str, section: dict, **given):
     factory = getattr(importlib.import_module(f'{package}.{name}'), name)
     check_keywords(factory, section, f'config.{part}')
     needed = [
-        p.name for p in inspect.signature(factory).parameters.values() if p.kind is not p.KEYWORD_ONLY
+        p.name
+        for p in inspect.signature(factory).parameters.values()
+        if p.kind is not p.KEYWORD_ONLY
     ]
     return factory(*(given[name] for name in needed), **section)
 

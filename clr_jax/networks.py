@@ -45,14 +45,10 @@ class Network(nn.Module):
         return Outputs(h, z, z if self.predictor is None else self.predictor(z, rows))
 
 
-def init(network: nn.Module, key, x):
-    """-> (params, batch statistics), on shapes alone."""
+def init(network: nn.Module, key, x, pretrained=None):
+    """-> (params, batch statistics), on shapes alone; the parts that `pretrained` has are its."""
     variables = network.init(key, jnp.zeros_like(image(x)))
-    return variables['params'], variables.get('batch_stats', {})
-
-
-def adopt(params, stats, pretrained):
-    """Fresh (params, statistics) with those parts replaced that another run's variables have."""
+    params, stats = variables['params'], variables.get('batch_stats', {})
     if pretrained is None:
         return params, stats
     return params | pretrained['params'], stats | pretrained['batch_stats']

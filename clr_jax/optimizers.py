@@ -9,6 +9,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 
 from clr_jax.entry import CONFIG, Problem, known
@@ -160,7 +161,8 @@ def optimizer(
 
     `section`: name (lars, sgd, adamw), learning_rate with its scaling ('none' if absent), schedule
     (keywords of `schedule`), and keywords of the named function. weight_decay may change over the
-    run: {'start': 0.04, 'end': 0.4, and keywords of `schedule`}.
+    run: {'start': 0.04, 'end': 0.4, and keywords of `schedule`}. layer_decay: each layer below the
+    classifier moves that much less than the one above it (`layered`); 1 if absent.
 
     `groups`: name -> {'pattern': a regular expression searched for in parameter paths such as
     'encoder/bn1/scale', ...} with any of learning_rate (a multiplier), schedule (instead of the
@@ -175,7 +177,8 @@ def optimizer(
     known([section.get('name')], makers, 'optimizer.name')
     make = makers[section['name']]
     own = [*inspect.signature(make).parameters][1:]
-    known(section, ['name', 'learning_rate', 'scaling', 'schedule', *own], 'optimizer')
+    known(section, ['name', 'learning_rate', 'scaling', 'schedule', 'layer_decay', *own], 'optimizer')
+    layer_decay = number(section.get('layer_decay', 1.0), 'optimizer.layer_decay', zero=False)
     times = {'steps_per_epoch': steps_per_epoch, 'total_steps': total_steps}
 
     def transformation(group, where):
@@ -210,10 +213,55 @@ def optimizer(
         parts = {label: transformation(group, label) for label, group in merged.items()}
         return optax.partition(parts, labels)
 
-    return optax.GradientTransformation(
+    tx = optax.GradientTransformation(
         lambda params: divided(params).init(params),
         lambda grads, state, params: divided(params).update(grads, state, params),
     )
+    return tx if layer_decay == 1 else layered(tx, layer_decay)
+
+
+def layered(tx: optax.GradientTransformation, decay: float) -> optax.GradientTransformation:
+    """`tx` with the updates of the encoder's layer l times decay^(depth + 1 - l), as in BEiT (Bao et
+    al., 2021; arXiv:2106.08254) and MAE; those of other parts are as they were."""
+
+    def init(params):
+        layers(params)
+        return tx.init(params)
+
+    def update(grads, state, params):
+        updates, state = tx.update(grads, state, params)
+        number, depth = layers(params)
+
+        def scale(name, u):
+            factor = jnp.asarray(decay ** (depth + 1 - number[name]), u.dtype)  # [] or [depth]
+            return u * factor.reshape(-1, *(1,) * (u.ndim - 1)) if factor.ndim else u * factor
+
+        parts = updates['encoder'].items()
+        scaled = {name: jax.tree.map(partial(scale, name), part) for name, part in parts}
+        return updates | {'encoder': scaled}, state
+
+    return optax.GradientTransformation(init, update)
+
+
+def layers(params) -> tuple[dict[str, Any], int]:
+    """{name of a part of the encoder: its layer}, from 0 to depth + 1, and the depth.
+
+    In a `vit` the blocks are 1 to depth, what comes before them is 0, the norm after them depth + 1;
+    in a `resnet` its stages are 1 to 4, the stem is 0; in a `convnet` convolutions count from 1.
+    """
+    encoder = params.get('encoder', {})
+    number = dict.fromkeys(encoder, 0)
+    if 'blocks' in encoder:  # stacked
+        depth = len(jax.tree.leaves(encoder['blocks'])[0])
+        return number | {'blocks': np.arange(1, depth + 1), 'norm': depth + 1}, depth
+    counted = r'layer(\d+)_\d+' if 'layer1_0' in encoder else r'[a-z]+(\d+)'
+    for name in encoder:
+        if match := re.fullmatch(counted, name):
+            number[name] = int(match[1])
+    depth = max(number.values(), default=0)
+    if not depth:
+        raise Problem('optimizer.layer_decay: there is no encoder whose layers are known', CONFIG)
+    return number, depth
 
 
 def divide(params, groups: dict) -> tuple[Any, dict]:

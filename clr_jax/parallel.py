@@ -107,9 +107,13 @@ def parts(rows, groups: int):
 
     -> (each row's part [n], counted among those that the shards of `axes` hold together; their
     number; `axes`). Where the mesh has groups of its own, only their devices need to communicate.
+    Raises Problem where the parts would not be of one size.
     """
+    batch = len(rows) * size()
+    if groups < 1 or batch % groups:
+        raise Problem(f'bn_groups={groups} does not divide a batch of {batch} rows into equal parts')
     outer = lax.axis_size(GROUP) if inside() else 1
-    number = rows * groups // (len(rows) * size())  # [n]
+    number = rows * groups // batch  # [n]
     if outer == 1 or groups % outer:
         return number, groups, DATA
     held = groups // outer
@@ -156,6 +160,8 @@ def enqueue(queue, cursor, values):
 
 def check_batch(batch_size: int, mesh: Mesh, bn_groups: int = 1):
     """Refuse a global batch that the devices or the groups cannot share evenly."""
+    if bn_groups < 1:
+        raise Problem(f'config.bn_groups={bn_groups}: must be at least 1')
     if batch_size < 1 or batch_size % math.lcm(mesh.size, bn_groups):
         raise Problem(
             f'batch_size={batch_size} does not divide over {mesh.size} devices and '

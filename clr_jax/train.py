@@ -152,9 +152,9 @@ def fit(config: dict, workdir: str):
     mesh = parallel.make_mesh(groups=config['bn_groups'])
     batch_size = config['batch_size']
     parallel.check_batch(batch_size, mesh, config['bn_groups'])
-    train = sources.load(config['data'], 'train')
+    train = sources.subset(sources.load(config['data'], 'train'), **config['subset'])
     run = describe(config, train.size, train.classes or 0)
-    judge = online_knn(config, run.method, mesh, train) if train.classes else None
+    judge = online_judge(config, run.method, mesh, train) if train.classes else None
     checkpoints = Checkpoints(workdir, config['keep'])
     other = None if checkpoints.steps() else others(config, run, mesh)
     begin = {'seed': config['seed'], 'pretrained': other}
@@ -202,19 +202,20 @@ def fit(config: dict, workdir: str):
             )
         if judging and judge:
             with log.pause():
-                metrics['knn_top1'] = judge(ts.params, ts.state)
+                metrics |= judge(ts.params, ts.state)
         log.write(number, metrics | {'learning_rate': float(run.learning_rate(number - 1))})
         if saving:  # after the log, so that none of its lines is missing after a resume
             with log.pause():
-                checkpoints.save(number, ts, data, metrics.get('knn_top1'))
+                top1 = metrics.get('test_top1', metrics.get('knn_top1'))
+                checkpoints.save(number, ts, data, top1)
     checkpoints.close()
     log.close()
     say(f'done: {workdir}')
 
 
-def online_knn(config: dict, method: Method, mesh, train: sources.Source) -> Callable:
-    """-> judge(params, state): top-1 of nearest neighbours, on the first examples of a fixed order
-    of each split."""
+def online_judge(config: dict, method: Method, mesh, train: sources.Source) -> Callable:
+    """-> judge(params, state): on the first examples of a fixed order of each split, {'test_top1'} of
+    a method that classifies, of any other {'knn_top1'}, by nearest neighbours."""
     run, evaluation = forward(method.features, mesh), config['evaluation']
     test = sources.load(config['data'], 'test')
 
@@ -227,7 +228,10 @@ def online_knn(config: dict, method: Method, mesh, train: sources.Source) -> Cal
     def judge(params, state):
         encode = lambda batch: run(params, state, batch)
         of = lambda source, indices: extract(encode, mesh, source, indices=indices, **view)
-        return knn(Knn(), of(train, chosen[0]), of(test, chosen[1]), train.classes or 0)['top1']
+        asked = of(test, chosen[1])
+        if asked.logits is not None:
+            return {'test_top1': float((asked.logits.argmax(-1) == asked.label).mean())}
+        return {'knn_top1': knn(Knn(), of(train, chosen[0]), asked, train.classes or 0)['top1']}
 
     return judge
 
@@ -277,7 +281,8 @@ def others(config: dict, run: Run, mesh):
         other, ts, step = restore(workdir, step)
         taken = networks.select(other.method.variables(ts.params, ts.state), parts)
         new = state_shapes(run, mesh)
-        ours = networks.select(run.method.variables(new.params, new.state), parts)
+        ours = jax.eval_shape(run.method.variables, new.params, new.state)
+        ours = networks.select(ours, parts)
         for kind, tree in taken.items():  # of a head, the layers that are kept
             for part in tree.keys() & ours[kind].keys() - {'encoder'}:
                 kept = ours[kind][part]

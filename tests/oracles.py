@@ -50,37 +50,190 @@ def cross_entropy(logits, target):
     return highest + np.log(sum(np.exp(logit - highest) for logit in logits)) - logits[target]
 
 
-def nt_xent(z, temperature, normalized=True):
-    """Chen et al., 2020, eq. 1, the mean over all 2B views. z: [B, 2, d]."""
+def nt_xent(z, temperature, normalized=True, negatives=()):
+    """Chen et al., 2020, eq. 1, the mean over all 2B views. z: [B, 2, d], negatives: [K, d]."""
     every = [(n, v) for n in range(len(z)) for v in range(2)]
     z = {(n, v): unit(z[n, v]) if normalized else z[n, v] for n, v in every}
     losses = []
     for n, v in every:
         others = [other for other in every if other != (n, v)]
-        logits = [np.dot(z[n, v], z[other]) / temperature for other in others]
+        candidates = [*(z[other] for other in others), *negatives]
+        logits = [np.dot(z[n, v], candidate) / temperature for candidate in candidates]
         losses.append(cross_entropy(logits, others.index((n, 1 - v))))
     return np.mean(losses)
 
 
-def nt_logistic(z, temperature, normalized=True):
-    """Chen et al., 2020, table 2; the mean over negatives, then over all 2B views. z: [B, 2, d]."""
-    softplus = lambda x: np.logaddexp(0, x)  # -log sigmoid(-x)
+def softplus(x):
+    """-log sigmoid(-x)."""
+    return np.logaddexp(0, x)
+
+
+def nt_logistic(z, temperature, normalized=True, semi_hard=False):
+    """Chen et al., 2020, table 2; the mean over negatives, then over all 2B views. z: [B, 2, d].
+
+    semi_hard: instead of all negatives the most similar that is less similar than the positive.
+    """
     every = [(n, v) for n in range(len(z)) for v in range(2)]
     z = {(n, v): unit(z[n, v]) if normalized else z[n, v] for n, v in every}
     losses = []
     for n, v in every:
         similarity = lambda other: np.dot(z[n, v], z[other]) / temperature
-        repel = [softplus(similarity(other)) for other in every if other[0] != n]
-        losses.append(softplus(-similarity((n, 1 - v))) + np.mean(repel))
+        positive = similarity((n, 1 - v))
+        negatives = [similarity(other) for other in every if other[0] != n]
+        if semi_hard:
+            negatives = sorted(s for s in negatives if s < positive)[-1:]
+        repel = np.mean([softplus(s) for s in negatives]) if negatives else 0
+        losses.append(softplus(-positive) + repel)
     return np.mean(losses)
 
 
-def info_nce(query, key, temperature, negatives=None):
-    """Van den Oord et al., 2018, eq. 4: among the keys, or the own key and `negatives` [K, d]."""
+def margin(z, margin, normalized=True, semi_hard=False):
+    """Chen et al., 2020, table 2; the mean over negatives, then over all 2B views. z: [B, 2, d].
+
+    semi_hard: over those negatives alone that lie between the positive and it less the margin.
+    """
+    losses = []
+    for n, v in np.ndindex(z.shape[:2]):
+        row = lambda n, v: unit(z[n, v]) if normalized else z[n, v]
+        positive = np.dot(row(n, v), row(n, 1 - v))
+        negatives = [np.dot(row(n, v), row(m, w)) for m in range(len(z)) if m != n for w in (0, 1)]
+        if semi_hard:
+            negatives = [s for s in negatives if positive - margin < s < positive]
+        hinges = [max(s - positive + margin, 0) for s in negatives]
+        losses.append(np.mean(hinges) if hinges else 0)
+    return np.mean(losses)
+
+
+def invariant_spread(z, constant, temperature):
+    """Ye et al., 2019: minus the log-probability of the positive and of each negative's absence.
+
+    z: [B, 2, d]; `constant` has the same values, and no gradient reaches it.
+    """
+    losses = []
+    for n, v in np.ndindex(z.shape[:2]):
+        others = [other for other in np.ndindex(z.shape[:2]) if other != (n, v)]
+        e = [np.exp(np.dot(unit(z[n, v]), unit(constant[o])) / temperature) for o in others]
+        for k, other in enumerate(others):
+            if other == (n, 1 - v):
+                losses.append(-np.log(e[k] / sum(e)))
+            else:
+                losses.append(-np.log(sum(e[:k] + e[k + 1 :]) / sum(e)))
+    return sum(losses) / (2 * len(z))
+
+
+def hard_negative(z, temperature, tau_plus, beta):
+    """Chuang et al., 2020 (beta = 0), Robinson et al., 2021; the mean over 2B views. z: [B, 2, d]."""
+    number, losses = 2 * len(z) - 2, []
+    for n, v in np.ndindex(z.shape[:2]):
+        e = lambda m, w: np.exp(np.dot(unit(z[n, v]), unit(z[m, w])) / temperature)
+        positive = e(n, 1 - v)
+        negatives = [e(m, w) for m in range(len(z)) if m != n for w in (0, 1)]
+        importance = [x**beta for x in negatives]
+        pairs = zip(importance, negatives, strict=True)
+        reweighted = sum(w * x for w, x in pairs) / np.mean(importance)
+        rest = (reweighted - number * tau_plus * positive) / (1 - tau_plus)
+        rest = max(rest, number * np.exp(-1 / temperature))
+        losses.append(-np.log(positive / (positive + rest)))
+    return np.mean(losses)
+
+
+def sup_con(z, label, temperature):
+    """Khosla et al., 2020, eq. 2, the mean over all views. z: [B, v, d]; label -1: none."""
+    losses, every = [], list(np.ndindex(z.shape[:2]))
+    for anchor in every:
+        others = [other for other in every if other != anchor]
+        logits = [np.dot(unit(z[anchor]), unit(z[other])) / temperature for other in others]
+        positives = []
+        for k, other in enumerate(others):
+            of_class = label[anchor[0]] >= 0 and label[anchor[0]] == label[other[0]]
+            if other[0] == anchor[0] or of_class:
+                positives.append(cross_entropy(logits, k))
+        losses.append(np.mean(positives) if positives else 0)
+    return np.mean(losses)
+
+
+def info_nce(query, key, temperature, negatives=None, score=np.dot):
+    """Van den Oord et al., 2018, eq. 4: among the keys, or the own key and `negatives` [K, d].
+
+    score: of one query and one key.
+    """
     losses = []
     for n, q in enumerate(query):
         candidates, target = (key, n) if negatives is None else ([key[n], *negatives], 0)
-        losses.append(cross_entropy([np.dot(q, k) / temperature for k in candidates], target))
+        losses.append(cross_entropy([score(q, k) / temperature for k in candidates], target))
+    return np.mean(losses)
+
+
+def perceptron(kernel1, bias1, kernel2, bias2):
+    """The score of a query and a key by a network of one hidden layer of ReLU."""
+
+    def score(query, key):
+        hidden = np.maximum(np.concatenate([query, key]) @ kernel1 + bias1, 0)
+        return (hidden @ kernel2 + bias2)[0]
+
+    return score
+
+
+def nce(positive, noise, log_noise):
+    """Gutmann & Hyvarinen, 2010, as InstDisc writes it: h = p / (p + m p_noise).
+
+    positive: [B], noise: [B, m] log-probabilities; log_noise [B, 1 + m]: log m p_noise.
+    """
+    losses = []
+    for n in range(len(positive)):
+        h = lambda log_p, log_noise: np.exp(log_p) / (np.exp(log_p) + np.exp(log_noise))
+        losses.append(-np.log(h(positive[n], log_noise[n, 0])))
+        for draw in range(noise.shape[1]):
+            losses.append(-np.log(1 - h(noise[n, draw], log_noise[n, 1 + draw])))
+    return sum(losses) / len(positive)
+
+
+def contrastive(x, y, same, margin):
+    """Hadsell et al., 2006, eq. 4, without the half. x, y: [B, d]."""
+    losses = []
+    for a, b, pair in zip(x, y, same, strict=True):
+        distance = np.linalg.norm(a - b)
+        losses.append(distance**2 if pair else max(0, margin - distance) ** 2)
+    return np.mean(losses)
+
+
+def squared(x, y):
+    return sum((a - b) ** 2 for a, b in zip(x, y, strict=True))
+
+
+def triplet(anchor, positive, negative, margin):
+    """Schroff et al., 2015, the mean over the rows [B, d]."""
+    triplets = zip(anchor, positive, negative, strict=True)
+    return np.mean([max(0, squared(a, p) - squared(a, n) + margin) for a, p, n in triplets])
+
+
+def triplet_mined(z, label, margin, mining):
+    """The mean over the triplets of a batch that `mining` chooses. z: [B, d]; label -1: left out."""
+    losses, rows = [], [n for n in range(len(z)) if label[n] >= 0]
+    for anchor in rows:
+        distance = lambda n: squared(z[anchor], z[n])
+        positives = [distance(n) for n in rows if n != anchor and label[n] == label[anchor]]
+        negatives = [distance(n) for n in rows if label[n] != label[anchor]]
+        if not positives or not negatives:
+            continue
+        if mining == 'all':
+            chosen = list(itertools.product(positives, negatives))
+        elif mining == 'hard':
+            chosen = [(max(positives), min(negatives))]
+        else:
+            farther = {p: [n for n in negatives if n > p] for p in positives}
+            chosen = [(p, min(farther[p]) if farther[p] else max(negatives)) for p in positives]
+        losses += [max(0, p - n + margin) for p, n in chosen]
+    return np.mean(losses) if losses else 0.0
+
+
+def n_pair(query, key, l2):
+    """Sohn, 2016, and l2 times the mean over rows of |q|^2 + |k|^2. query, key: [B, d]."""
+    losses = []
+    for n, q in enumerate(query):
+        others = [np.dot(q, key[m]) - np.dot(q, key[n]) for m in range(len(key)) if m != n]
+        losses.append(np.log(1 + np.sum(np.exp(others))))
+        losses[-1] += l2 * (np.dot(q, q) + np.dot(key[n], key[n]))
     return np.mean(losses)
 
 

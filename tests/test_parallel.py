@@ -1,6 +1,7 @@
 """The mesh, the rows on it and the collectives: exact, and refused where they would be wrong."""
 
 import functools
+from collections import deque
 from dataclasses import dataclass
 
 import jax
@@ -13,6 +14,8 @@ from jax.sharding import PartitionSpec as P
 from clr_jax import parallel
 from clr_jax.entry import CONFIG, Problem
 from clr_jax.parallel import DATA, DEVICE, GROUP
+from tests import oracles
+from tests.oracles import assert_close
 
 B = 16
 
@@ -230,46 +233,181 @@ def test_a_forgotten_reduction_is_refused():
 
 # Groups of rows
 
+MESHES = [(n, groups) for n in (1, 2, 4, 8) for groups in (1, 2, 4) if groups <= n]
 
-@pytest.mark.parametrize(
-    ('mesh_groups', 'groups', 'parts', 'axes'),
-    [
-        (1, 1, 1, DATA),  # all rows: over both axes
-        (2, 1, 1, DATA),
-        (2, 2, 1, (DEVICE,)),  # a row of the mesh for each
-        (8, 8, 1, (DEVICE,)),
-        (8, 16, 2, (DEVICE,)),  # two on each device
-    ],
-)
-def test_split_says_how_many_groups_are_here_and_what_completes_them(
-    mesh_groups, groups, parts, axes
-):
+
+@pytest.mark.parametrize(('devices', 'mesh_groups'), MESHES)
+def test_parts_are_contiguous_and_equal_on_any_devices(devices, mesh_groups):
+    """24 rows, 3 or more on each device: parts of 8 rows straddle 2, 4 and 8 devices, parts of one
+    or two lie within them."""
+    held = {}
+
     def f(x):
-        assert parallel.split(groups) == (parts, axes)
-        return parallel.mean(x.mean())
+        numbers = {}
+        for groups in (1, 2, 3, 4, 6, 8, 12, 24):
+            number, held[groups], axes = parallel.parts(parallel.positions(len(x)), groups)
+            # as many as fit into a row of the mesh are shared by that row alone
+            fit = mesh_groups > 1 and groups % mesh_groups == 0
+            assert axes == ((DEVICE,) if fit else DATA)
+            assert held[groups] == (groups // mesh_groups if fit else groups)
+            before = held[groups] * jax.lax.axis_index(GROUP) if fit else 0
+            numbers[groups] = jnp.stack([number, number + before], -1)
+        return numbers
 
-    trace(f, X, groups=mesh_groups)
+    numbers = everywhere(f, np.zeros(24), devices=devices, groups=mesh_groups, out=P(DATA))
+    for groups, found in numbers.items():
+        here, part = np.asarray(found).T
+        np.testing.assert_array_equal(part, np.repeat(np.arange(groups), 24 // groups))
+        assert set(here) == set(range(held[groups]))
 
 
-def test_outside_a_mesh_all_groups_are_here():
-    assert [parallel.split(groups)[0] for groups in (1, 2, 3, 8)] == [1, 2, 3, 8]
+@pytest.mark.parametrize('groups', [1, 2, 3, 6])
+def test_outside_a_mesh_all_parts_are_here(groups):
+    number, held, axes = parallel.parts(parallel.positions(6), groups)
+    np.testing.assert_array_equal(number, np.repeat(np.arange(groups), 6 // groups))
+    assert (held, axes) == (groups, DATA)
 
 
-@pytest.mark.parametrize(
-    ('mesh_groups', 'groups'),
-    [
-        (2, 3),  # a group would lie in two rows of the mesh
-        (4, 2),
-        (2, 4),  # two groups would share one row of several devices
-        (1, 2),
-    ],
-)
-def test_groups_that_the_mesh_cannot_hold_are_refused(mesh_groups, groups):
-    shape = f'{mesh_groups} x {8 // mesh_groups}'
-    with pytest.raises(
-        Problem, match=f'bn_groups={groups} does not fit {shape} devices'
-    ) as refusal:
-        trace(lambda x: parallel.mean(x.mean() * parallel.split(groups)[0]), X, groups=mesh_groups)
+@pytest.mark.parametrize('groups', [3, 5, 32, 0, -2])
+def test_parts_that_cannot_be_equal_are_refused(groups):
+    words = f'bn_groups={groups} does not divide a batch of {B} rows into equal parts'
+    with pytest.raises(Problem, match=words) as refusal:
+        parallel.parts(np.arange(B), groups)
+    assert refusal.value.code == CONFIG
+    with pytest.raises(Problem, match=words):
+        trace(lambda x: parallel.parts(parallel.positions(len(x)), groups)[0], X, out=P(DATA))
+
+
+# Rows that move
+
+
+@pytest.mark.parametrize('devices', [None, 1, 2, 8])
+def test_an_exchange_is_a_permutation_of_global_rows(float64, devices):
+    """There and back is the identity; the gradient of a row goes where the row came from."""
+    rng = np.random.default_rng(2)
+    order, weights = rng.permutation(B), rng.normal(size=X.shape)
+    back = np.argsort(order)
+    assert (order != back).any()
+
+    def f(x):
+        mine = parallel.positions(len(x))
+
+        def objective(x):
+            y = parallel.exchange(x, jnp.asarray(order))
+            return parallel.mean((jnp.asarray(weights)[mine] * jnp.sin(y)).sum())
+
+        there = parallel.exchange(x, jnp.asarray(order))
+        again = parallel.exchange(there, jnp.asarray(back))
+        return there, again, jax.grad(objective)(x) * parallel.size()
+
+    there, again, slope = (
+        f(X) if devices is None else everywhere(f, X, devices=devices, out=P(DATA))
+    )
+    np.testing.assert_array_equal(there, X[order])
+    np.testing.assert_array_equal(again, X)
+    np.testing.assert_allclose(slope, weights[back] * np.cos(X), rtol=1e-13)
+
+
+def test_an_exchange_is_of_rows_of_any_shape():
+    x, order = np.arange(B * 6).reshape(B, 2, 1, 3), np.arange(B)[::-1].copy()
+    there = everywhere(lambda x: parallel.exchange(x, jnp.asarray(order)), x, out=P(DATA))
+    np.testing.assert_array_equal(there, x[::-1])
+
+
+# Tables
+
+N = 20
+TABLE = np.random.default_rng(3).normal(size=(N, 3))
+SOME = np.random.default_rng(4).permutation(N)[:B]  # rows of the table, one for each of the batch
+
+
+def test_rows_are_taken_in_the_shape_of_their_index():
+    for index in (np.int32(3), SOME, SOME.reshape(2, 4, 2)):
+        np.testing.assert_array_equal(parallel.take(jnp.asarray(TABLE), index), np.float32(TABLE)[index])
+
+
+@pytest.mark.parametrize('devices', [None, 1, 2, 8])
+def test_the_rows_of_the_global_batch_are_put_into_a_table(float64, devices):
+    """It stays the same on every shard, for the checker too: `out` is P()."""
+
+    def f(x, index):
+        table = parallel.put(jnp.asarray(TABLE, jnp.float32), index, x)
+        taken = parallel.take(table, index)  # this shard's own rows are there
+        return table, parallel.total((taken == x.astype(jnp.float32)).sum())
+
+    table, same = f(X, SOME) if devices is None else everywhere(f, X, SOME, devices=devices)
+    expected = TABLE.astype(np.float32)
+    expected[SOME] = X
+    assert table.dtype == jnp.float32  # the table's, though the values have more
+    np.testing.assert_array_equal(table, expected)
+    assert same == X.size
+
+
+def test_no_gradient_passes_into_a_table():
+    def f(x, index):
+        into = lambda x: (parallel.put(jnp.asarray(TABLE), index, x) ** 2).sum()
+        return jax.grad(lambda x: parallel.mean(into(x) + x.sum()))(x) * parallel.size()
+
+    np.testing.assert_array_equal(everywhere(f, X, SOME, out=P(DATA)), np.ones_like(X))
+    np.testing.assert_array_equal(f(X, SOME), np.ones_like(X))
+
+
+@pytest.mark.parametrize('devices', [None, 1, 8])
+@pytest.mark.parametrize('index', [None, np.random.default_rng(5).integers(0, N, (B, 4))])
+def test_scores_are_dot_products_with_the_rows_of_a_table(float64, devices, index):
+    weights = np.random.default_rng(6).normal(size=(B, N if index is None else 4))
+
+    def f(query):
+        mine = parallel.positions(len(query))
+        rows = None if index is None else jnp.asarray(index)[mine]
+
+        def objective(query):
+            scores = parallel.score(jnp.asarray(TABLE), query, rows)
+            return parallel.mean((jnp.asarray(weights)[mine] * jnp.sin(scores)).sum()), scores
+
+        slope, scores = jax.grad(objective, has_aux=True)(query)
+        return scores, slope * parallel.size()
+
+    def scored(query):
+        rows = range(N) if index is None else None
+        of = lambda n: rows if index is None else index[n]
+        return np.array([[q @ TABLE[m] for m in of(n)] for n, q in enumerate(query)])
+
+    scores, slope = f(X) if devices is None else everywhere(f, X, devices=devices, out=P(DATA))
+    assert_close(scores, scored(X), 1e-13)
+    (expected,) = oracles.gradient(lambda query: (weights * np.sin(scored(query))).sum(), X)
+    assert_close(slope, expected, 1e-8)  # what central differences are good for
+
+
+@pytest.mark.parametrize('devices', [None, 1, 2, 8])
+@pytest.mark.parametrize('length', [16, 24, 37, 48])
+def test_a_queue_is_first_in_first_out(devices, length):
+    """Seven batches of 16 in global order; where they do not divide the length, one wraps around."""
+    queue, cursor = jnp.arange(-length, 0)[:, None] * jnp.ones((1, 2)), jnp.zeros((), jnp.int32)
+    truth = deque(np.array(queue), maxlen=length)
+
+    def f(queue, cursor, values):
+        assert len(values) * parallel.size() == B
+        return parallel.enqueue(queue, cursor, values)
+
+    specs = P(), P(), P(DATA)
+    if devices is not None:
+        f = jax.jit(parallel.shard(f, mesh_of(devices, 2), specs, P()))
+    for step in range(7):
+        values = np.float32(step * B + np.arange(B))[:, None] * [1, 2]
+        queue, cursor = f(queue, cursor, jnp.asarray(values, jnp.float32))
+        truth.extend(values)
+        assert (queue.shape, queue.dtype) == ((length, 2), jnp.float32)
+        assert (cursor.dtype, int(cursor)) == (jnp.int32, (step + 1) * B % length)
+        np.testing.assert_array_equal(np.roll(queue, -int(cursor), 0), truth)  # the oldest first
+
+
+@pytest.mark.parametrize('inside', [False, True])
+def test_a_queue_shorter_than_the_batch_is_refused(inside):
+    """Two examples of the batch would have one place."""
+    f = lambda x: parallel.enqueue(jnp.zeros((B - 1, 3)), jnp.zeros((), jnp.int32), x)
+    with pytest.raises(Problem, match=f'a queue of {B - 1} does not hold a batch of {B}') as refusal:
+        trace(f, X) if inside else f(X)
     assert refusal.value.code == CONFIG
 
 
@@ -291,6 +429,9 @@ def test_a_batch_must_divide_over_devices_and_groups():
             f'batch_size={batch_size} does not divide over 8 devices and bn_groups={groups}: '
             f'set --config.batch_size to a multiple of {multiple}'
         )
+    with pytest.raises(Problem, match='config.bn_groups=0: must be at least 1') as refusal:
+        parallel.check_batch(24, mesh, bn_groups=0)
+    assert refusal.value.code == CONFIG
 
 
 # Rows

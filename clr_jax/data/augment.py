@@ -14,7 +14,10 @@ import numpy as np
 from clr_jax.data import index
 from clr_jax.entry import CONFIG, Problem, nearest
 
-DRAWS = 'crop flip jitter order brightness contrast saturation hue grayscale blur sigma'.split()
+DRAWS = (
+    *('crop', 'rotate', 'turn', 'flip', 'jitter', 'order', 'brightness', 'contrast', 'saturation'),
+    *('hue', 'grayscale', 'blur', 'sigma', 'solarize'),
+)
 METHODS = ('bilinear', 'bicubic', 'area', 'nearest')
 
 
@@ -30,6 +33,7 @@ class View(NamedTuple):
     ratio: tuple = (3 / 4, 4 / 3)  # width / height of the crop
     min_object_covered: float = 0.1  # the crop's least share of the image, whatever `area` says
     interpolation: str = 'bicubic'  # without antialiasing
+    rotate: float = 0.0  # probability of a turn by 90, 180 or 270 degrees
     flip: float = 0.5  # probability
     jitter: float = 0.8  # probability of the four below, in random order
     brightness: float = 0.8  # factor in [1 - d, 1 + d]
@@ -39,6 +43,7 @@ class View(NamedTuple):
     grayscale: float = 0.2  # probability
     blur: float = 0.5  # probability
     sigma: tuple = (0.1, 2.0)  # of the blur, in pixels; the kernel is a tenth of the side wide
+    solarize: float = 0.0  # probability of inverting the brighter half, the last operation
     shared: tuple = ()  # draws (names in DRAWS) that all views of an example have in common
 
 
@@ -70,7 +75,11 @@ def tensorflow():
 def check(view: View) -> View:
     """The view itself, or the Problem with its values."""
     numbers = {
-        'a probability, in [0, 1]': (('flip', 'jitter', 'grayscale', 'blur'), 0, 1),
+        'a probability, in [0, 1]': (
+            ('rotate', 'flip', 'jitter', 'grayscale', 'blur', 'solarize'),
+            0,
+            1,
+        ),
         'a strength, at least 0': (('brightness', 'contrast', 'saturation'), 0, np.inf),
         'in turns, in [0, 0.5]': (('hue',), 0, 0.5),
         'a share of the image, in [0, 1]': (('min_object_covered',), 0, 1),
@@ -118,6 +127,9 @@ def sample(view: View, keys, number: int) -> dict:
     if view.area[0] < 1:
         # a seed [b, 2]: the box itself depends on the image's shape
         result['crop'] = (draw('crop', 2) * 2**31).astype(np.int32)
+    if view.rotate:
+        turn = 1 + np.floor(3 * draw('turn')).astype(np.int32)
+        result['rotate'] = np.where(draw('rotate') < view.rotate, turn, 0)  # [b] quarters
     if view.flip:
         result['flip'] = draw('flip') < view.flip
     if colours := strengths(view):
@@ -130,6 +142,8 @@ def sample(view: View, keys, number: int) -> dict:
     if radius(view):
         result['blur'] = draw('blur') < view.blur
         result['sigma'] = between('sigma', *view.sigma)
+    if view.solarize:
+        result['solarize'] = draw('solarize') < view.solarize
     return result
 
 
@@ -139,6 +153,8 @@ def apply(view: View, image, parameters: dict):
     if 'crop' in parameters:
         image = tf.slice(image, *crop_box(view, tf.shape(image), parameters['crop']))
     x = resize(image, view.size, view.interpolation)  # [S, S, 3] float32 in [0, 255]
+    if 'rotate' in parameters:
+        x = tf.image.rot90(x, parameters['rotate'])
     if 'flip' in parameters:
         x = tf.cond(parameters['flip'], lambda: tf.reverse(x, [1]), lambda: x)
     if 'jitter' in parameters:
@@ -148,6 +164,8 @@ def apply(view: View, image, parameters: dict):
     if 'blur' in parameters:
         sigma, reach = parameters['sigma'], radius(view)
         x = tf.cond(parameters['blur'], lambda: blur(x, sigma, reach), lambda: x)
+    if 'solarize' in parameters:
+        x = tf.cond(parameters['solarize'], lambda: tf.where(x < 127.5, x, 255 - x), lambda: x)
     return tf.cast(x + 0.5, tf.uint8)
 
 

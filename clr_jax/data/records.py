@@ -96,33 +96,40 @@ def reason(error) -> str:
 
 
 def offsets(file: str):
-    """Where each record of a local TFRecord file begins: [n] int64.
-
-    Kept under the user's cache directory, for this very file (place, size, time), if that can be written.
-    """
+    """Where each record of a local TFRecord file begins: [n] int64."""
     try:
-        status = os.stat(file)
+        size = os.path.getsize(file)
     except OSError as error:
         raise Problem(f'{file} is not on this machine: {error.strerror}', INPUT) from None
-    if not status.st_size:
+    if not size:
         raise Problem(f'{file} is empty', DATA)
-    identity = (os.path.realpath(file), status.st_size, status.st_mtime_ns)
-    name = hashlib.blake2b(repr(identity).encode(), digest_size=8).hexdigest()
+    return kept('tfrecord', [file], lambda: {'offsets': _walk(file)})['offsets']
+
+
+def kept(kind: str, files, make, also=()) -> dict:
+    """`make()`: arrays, by name, that follow from the content of local `files` and from `also`.
+
+    Kept under the user's cache directory, for these very files (place, size, time), if that can be
+    written.
+    """
+    found = [(os.path.realpath(file), os.stat(file)) for file in files]
+    identity = [(place, status.st_size, status.st_mtime_ns) for place, status in found]
+    name = hashlib.blake2b(repr((identity, also)).encode(), digest_size=8).hexdigest()
     caches = Path(os.environ.get('XDG_CACHE_HOME') or Path.home() / '.cache')
-    cache = caches / 'clr_jax' / 'tfrecord' / f'{name}.npz'
+    cache = caches / 'clr_jax' / kind / f'{name}.npz'
     try:
-        with np.load(cache) as kept:
-            return kept['offsets']
+        with np.load(cache) as stored:
+            return dict(stored)
     except Exception:  # absent or damaged, in one of many ways
-        found = _walk(file)
+        made = make()
     try:
         cache.parent.mkdir(parents=True, exist_ok=True)
         temporary = cache.with_suffix(f'.{os.getpid()}.npz')
-        np.savez(temporary, offsets=found)
+        np.savez(temporary, **made)
         os.replace(temporary, cache)
     except OSError:
         pass  # found again the next time
-    return found
+    return made
 
 
 def _walk(file: str):

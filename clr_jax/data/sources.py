@@ -1,6 +1,7 @@
 """Where images come from: a Source is a size and a function from an example's number to its image.
 
-In a config, `name` is a function of this file and the other keys are its keyword arguments.
+In a config, `name` is a function of this file and the other keys are its keyword arguments;
+`config.subset` holds those of `subset`.
 """
 
 import difflib
@@ -8,18 +9,24 @@ import hashlib
 import math
 import os
 import stat
+import time
+from collections import Counter
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
+from etils import epath
 
 from clr_jax.data import index, records
 from clr_jax.data.augment import tensorflow
 from clr_jax.entry import CONFIG, DATA, INPUT, Problem, nearest
+from clr_jax.log import say
 from clr_jax.method import check_keywords
 
 IN_MEMORY = 2**30  # bytes: data sets of one image size up to this are decoded once
+PATIENCE = 10  # seconds between two lines about a pass over the files
 SUFFIXES = ('.jpg', '.jpeg', '.png', '.bmp', '.gif', '.webp')
 
 
@@ -34,6 +41,8 @@ class Source(NamedTuple):
     )
     fingerprint: str  # 16 hex digits; other content, other digits
     where: Callable  # number -> what an error calls that example
+    labels: Callable  # () -> int32 [n] (-1: none)
+    names: Callable | None = None  # () -> a list of the examples' names; None: they have none
     images: np.ndarray | None = None  # uint8 [n, h, w, 3], when all are in memory
 
 
@@ -46,6 +55,76 @@ def load(section: dict, split: str) -> Source:
         raise Problem(f'config.data.name={name!r}: {nearest(name, factories)}', CONFIG)
     check_keywords(factories[name], section, 'config.data')
     return factories[name](split, **section)
+
+
+def subset(
+    source: Source, *, fraction: float = 1.0, per_class: int = 0, list: str = '', seed: int = 0
+) -> Source:
+    """Fewer examples of `source`, by one of the three, in its order; by none, `source` itself.
+
+    fraction: of n examples round(fraction * n), by turns one of each class as long as it has more;
+    `seed` decides which examples, and which classes give the last ones. Without labels it is a
+    plain draw. per_class: exactly so many of each class. The draws of one seed contain each other.
+
+    list: a text file with an example on each line: its file name or relative path in a folder, its
+    file name in a TFDS data set that keeps them, its number in any other. Such are the published
+    1 % and 10 % of ImageNet (imagenet_subsets/ in the code of SimCLR; Chen et al., 2020,
+    arXiv:2002.05709); TFDS also prepares these, as config.data.dataset='imagenet2012_subset/1pct'.
+
+    The labels and names of a large TFDS data set take one pass over its files, whose result is kept.
+    Raises Problem for settings that exclude each other, and for what the source cannot give.
+    """
+    if (fraction != 1) + (per_class != 0) + bool(list) > 1:
+        raise Problem('config.subset has fraction, per_class and list: set one of them', CONFIG)
+    if not 0 < fraction <= 1:
+        raise Problem(f'config.subset.fraction={fraction}: above 0 and at most 1', CONFIG)
+    if per_class < 0:
+        raise Problem(f'config.subset.per_class={per_class} is not negative', CONFIG)
+    if list:
+        chosen = _listed(source, list)
+    elif per_class:
+        if not source.classes:
+            raise Problem(f'config.subset.per_class: {source.name} has no labels', CONFIG)
+        chosen = draw(source.labels(), seed, per_class=per_class, where='config.subset.per_class')
+    elif fraction < 1:
+        chosen = draw(source.labels(), seed, count=math.floor(fraction * source.size + 0.5))
+        if not len(chosen):
+            few = f'{source.name} has {source.size} examples'
+            raise Problem(f'config.subset.fraction={fraction} is too small: {few}', CONFIG)
+    else:
+        return source
+    chosen = np.sort(chosen)
+    numbers = tensorflow().constant(chosen, 'int64')
+    own = lambda known: [known[i] for i in chosen]
+    return source._replace(
+        name=f'{len(chosen)} of {source.name}',
+        size=len(chosen),
+        read=lambda i: source.read(numbers[i]),
+        fingerprint=_hash((source.fingerprint, chosen.tolist())),
+        where=lambda i: source.where(int(chosen[i])),
+        labels=lambda: source.labels()[chosen],
+        names=None if source.names is None else lambda: own(source.names()),
+        images=None if source.images is None else source.images[chosen],
+    )
+
+
+def draw(labels, seed: int, *, per_class: int = 0, count: int = 0, where: str = ''):
+    """Numbers of examples with `labels` [n], in an order drawn by `seed`: class after class
+    `per_class` of each, or else `count` in all, by turns one of each class (no label is one, too).
+
+    Raises Problem, which names the setting `where`, for a class with fewer than `per_class`.
+    """
+    order = index.permutation(np.arange(len(labels)), len(labels), index.key(seed, 'labels'))
+    by_class = order[np.argsort(labels[order], kind='stable')]
+    found, first, sizes = np.unique(labels[by_class], return_index=True, return_counts=True)
+    turn = np.empty(len(labels), np.int64)  # of an example within its class, in the drawn order
+    turn[by_class] = np.arange(len(labels)) - np.repeat(first, sizes)
+    if not per_class:
+        return order[np.argsort(turn[order], kind='stable')][:count]
+    for label, size in zip(found, sizes, strict=True):
+        if 0 <= label and size < per_class:
+            raise Problem(f'{where}={per_class}: class {label} has {size} examples', CONFIG)
+    return by_class[(turn[by_class] < per_class) & (labels[by_class] >= 0)]
 
 
 def digits(split: str, *, test_fraction: float = 0.2) -> Source:
@@ -92,11 +171,13 @@ def tfds(
     label = next((k for k, f in features.items() if type(f).__name__ == 'ClassLabel'), None)
     if image is None:
         raise Problem(f'{name} has no images, only {", ".join(features)}', INPUT)
+    file = next((k for k in features if k.split('/')[-1] in ('file_name', 'filename')), None)
     classes = features[label].num_classes if label else None
 
     wanted = {image: tf.io.FixedLenFeature([], tf.string)}
+    words = {file: tf.io.FixedLenFeature([], tf.string)} if file else {}
     if label:
-        wanted[label] = tf.io.FixedLenFeature([], tf.int64)
+        wanted[label] = words[label] = tf.io.FixedLenFeature([], tf.int64)
 
     def parse(record):
         values = tf.io.parse_single_example(record, wanted)
@@ -105,11 +186,21 @@ def tfds(
             'label': tf.cast(values.get(label, -1), tf.int32),
         }
 
+    def described(record):  # its image is not decoded
+        values = tf.io.parse_single_example(record, words)
+        return {'label': tf.cast(values.get(label, -1), tf.int32), 'name': values.get(file, '')}
+
+    def about():
+        make = lambda: {key: np.array([*x]) for key, x in read(described).items()}
+        which = [(p.skip, p.take) for p in parts], label, file
+        return records.kept('labels', [p.filename for p in parts], make, which)
+
     parts, shape = info.file_instructions, features[image].shape
+    read = partial(_read, name, info.num_examples, records.in_order(kind, parts))
+    names = (lambda: [os.fsdecode(x) for x in about()['name']]) if file else None
     if None not in shape and info.num_examples * math.prod([*shape[:2], 3]) <= IN_MEMORY:
-        stored = records.in_order(kind, parts)
-        images, labels = _decoded(name, info.num_examples, stored, parse)
-        return _in_memory(name, images, labels, classes)
+        stored = read(parse)
+        return _in_memory(name, stored['image'], stored['label'], classes, names)
     record = records.by_number(kind, parts)
     content = [(Path(p.filename).name, p.skip, p.take, os.path.getsize(p.filename)) for p in parts]
     return Source(
@@ -119,6 +210,8 @@ def tfds(
         read=lambda i: parse(record(i)),
         fingerprint=_hash(content),
         where=lambda i: f'example {i} of {name}',
+        labels=lambda: about()['label'] if label else np.full(info.num_examples, -1, np.int32),
+        names=names,
     )
 
 
@@ -165,10 +258,12 @@ def folder(
         read=lambda i: {'image': records.decode(tf.io.read_file(paths[i])), 'label': numbers[i]},
         fingerprint=_hash((labels, files)),
         where=lambda i: _printable(places[i]),
+        labels=numbers.numpy,
+        names=lambda: [name for name, _ in files],
     )
 
 
-def _in_memory(name: str, images, labels, classes) -> Source:
+def _in_memory(name: str, images, labels, classes, names=None) -> Source:
     """images: uint8 [n, h, w, 3]; labels: int [n]."""
     tf = tensorflow()
     images, labels = tf.constant(images, tf.uint8), tf.constant(labels, tf.int32)
@@ -183,18 +278,24 @@ def _in_memory(name: str, images, labels, classes) -> Source:
         read=lambda i: {'image': images[i], 'label': labels[i]},
         fingerprint=content.hexdigest(),
         where=lambda i: f'example {i} of {name}',
+        labels=labels.numpy,
+        names=names,
         images=array,
     )
 
 
-def _decoded(name: str, size: int, stored, parse):
-    """All images [n, h, w, 3] and labels [n] of a dataset of `size` records."""
+def _read(name: str, size: int, stored, parse) -> dict:
+    """`parse` of every record of the dataset `stored`, which has `size` of them: arrays [n, ...]."""
     tf = tensorflow()
     parse = tf.autograph.experimental.do_not_convert(parse)
     batches, done = stored.map(parse, tf.data.AUTOTUNE, deterministic=True).batch(1000), []
+    told = time.monotonic()
     try:
         for batch in batches.as_numpy_iterator():
             done.append(batch)
+            if time.monotonic() > told + PATIENCE:
+                told = time.monotonic()
+                say(f'reading {name}: {min(1000 * len(done), size):,} of {size:,}')
     except tf.errors.OpError as error:
         first = 1000 * len(done)
         where = f'{name}, among the examples {first} to {first + 999}'
@@ -202,7 +303,7 @@ def _decoded(name: str, size: int, stored, parse):
     found = sum(len(batch['label']) for batch in done)
     if found != size:
         raise Problem(f'{name} is damaged: it has {found} of {size} records', DATA)
-    return (np.concatenate([batch[key] for batch in done]) for key in ('image', 'label'))
+    return {key: np.concatenate([batch[key] for batch in done]) for key in done[0]}
 
 
 def _builder(dataset: str, data_dir: str | None):
@@ -264,6 +365,31 @@ def _subfolders(files) -> set:
     """The classes: what the paths begin with, if all are in subfolders and these are at least two."""
     first = {name.split('/')[0] for name, _ in files}
     return first if len(first) > 1 and all('/' in name for name, _ in files) else set()
+
+
+def _listed(source: Source, path: str):
+    """The numbers of the examples that the lines of a file name."""
+    try:
+        text = epath.Path(path).read_bytes().decode('utf-8-sig', 'surrogateescape')
+    except OSError as error:
+        reason = f'cannot be read: {error.strerror}'
+        raise Problem(f'config.subset.list={path} {reason}', INPUT) from None
+    lines = [line.strip() for line in text.split('\n') if line.strip()]
+    names = source.names() if source.names else [str(i) for i in range(source.size)]
+    short = [os.path.basename(name) for name in names]
+    often = Counter(short)
+    number = {name: i for i, name in enumerate(short) if often[name] == 1}
+    number |= {name: i for i, name in enumerate(names)}
+    strange = [line for line in lines if line not in number]
+    if strange or not lines:
+        first = f', the first "{_printable(strange[0])}"' if strange else ''
+        wrong = f'{len(strange)} of {len(lines)} lines name no single example of {source.name}'
+        raise Problem(f'config.subset.list={path}: {wrong}{first}', CONFIG)
+    chosen, times = np.unique([number[line] for line in lines], return_counts=True)
+    if times.max() > 1:
+        twice = names[chosen[times.argmax()]]
+        raise Problem(f'config.subset.list={path} has {_printable(twice)} twice', CONFIG)
+    return chosen
 
 
 def _fraction(value: float) -> float:

@@ -31,11 +31,12 @@ class SelectiveKernel(nn.Module):
 
     @nn.compact
     def __call__(self, x, rows):
-        y = sum(jnp.split(pool(x), 2, -1))[:, None, None]  # [n, 1, 1, c]
+        a, b = jnp.split(x, 2, -1)
+        y = (pool(a) + pool(b))[:, None, None]  # [n, 1, 1, c]
         y = self.conv(self.hidden, 1, name='conv1')(y)
         y = nn.relu(self.norm(name='bn1')(y, rows))  # [n, 1, 1, hidden]
         y = self.conv(x.shape[-1], 1, name='conv2')(y)  # [n, 1, 1, 2 c]
-        (a, b), (u, v) = jnp.split(x, 2, -1), jnp.split(y, 2, -1)
+        u, v = jnp.split(y, 2, -1)
         share = nn.sigmoid(u - v)  # the softmax of two
         return share * a + (1 - share) * b
 
@@ -104,18 +105,18 @@ class ResNet(nn.Module):
         channels = lambda c: max(1, round(c * self.width))
         stem = [(32, 3, 2), (32, 3, 1), (64, 3, 1)] if self.resnet_d else [(64, 7, 2)]
         stem = [(64, 3, 1)] if self.small_stem else stem
-        for i, (features, *shape) in enumerate(stem, 1):
-            x = conv(channels(features), *shape, name=f'conv{i}')(x)
+        for i, (features, kernel, stride) in enumerate(stem, 1):
+            x = conv(channels(features), kernel, stride, name=f'conv{i}')(x)
             x = nn.relu(norm(name=f'bn{i}')(x, rows))
         if not self.small_stem:
             pads = 'SAME' if self.pool_padding == 'SAME' else ((1, 1), (1, 1))
             x = nn.max_pool(x, (3, 3), (2, 2), pads)  # [n, s / 4, s / 4, 64 * width]
-        style = self.zero_init, conv, norm, self.sk_ratio, self.resnet_d
+        block = partial(Block, conv=conv, norm=norm, sk_ratio=self.sk_ratio, resnet_d=self.resnet_d)
         for i, blocks in enumerate(stages):
             for j in range(blocks):
-                shape = channels(64 * 2**i), 2 if i and not j else 1, bottleneck
-                block = Block(*shape, *style, name=f'layer{i + 1}_{j}')
-                x = block(x, rows)  # [n, s / 2^(i + 2), ..., 64 * 2^i * width (* 4)]
+                shape = channels(64 * 2**i), 2 if i and not j else 1, bottleneck, self.zero_init
+                x = block(*shape, name=f'layer{i + 1}_{j}')(x, rows)
+                # [n, s / 2^(i + 2), ..., 64 * 2^i * width (* 4)]
         return pool(x)  # [n, d]
 
 
@@ -141,13 +142,13 @@ def resnet(
     the 3x3 convolution of a bottleneck, w wide, becomes one to 2 w with norm and ReLU, whose halves
     are averaged by weights that come from the pooled sum of both through max(w sk_ratio, 32)
     channels; 18 and 34 have none. resnet_d: a stem of three 3x3 convolutions (a small stem stays),
-    and shortcuts that average 2x2 pixels with the block's stride, 1 too, before a 1x1 convolution
-    without. Both as in the official SimCLR v2, where sk_ratio=0.0625 implies resnet_d; here they
-    are two settings, and its configs set both. zero_init: the last norm of each block starts at
-    zero. padding, pool_padding: 'SAME' or 'torch'; the official SimCLR pads convolutions as torch
-    and the max-pool SAME. mean, std: subtracted from and divided into pixels in 0..1. conv: its
-    form (auto | direct | patches). dtype: of the computation, e.g. bfloat16; parameters and
-    statistics stay float32.
+    and shortcuts that average 2x2 pixels with the block's stride, even if it is 1, before a 1x1
+    convolution of stride 1. Both as in the official SimCLR v2, where sk_ratio=0.0625 implies
+    resnet_d; here the two are separate, and its configs set both. zero_init: the last norm of each
+    block starts at zero. padding, pool_padding: 'SAME' or 'torch'; the official SimCLR pads
+    convolutions as torch and the max-pool SAME. mean, std: subtracted from and divided into pixels
+    in 0..1. conv: its form (auto | direct | patches). dtype: of the computation, e.g. bfloat16;
+    parameters and statistics stay float32. What does not exist is a `Problem`.
     """
     if depth not in BLOCKS:
         raise Problem(f'encoder.depth={depth}: a resnet has one of {", ".join(map(str, BLOCKS))}')

@@ -109,22 +109,18 @@ class ViT(nn.Module):
 
     @nn.compact
     def __call__(self, x, rows):
-        n, height, width, _ = x.shape
-        if height % self.patch or width % self.patch:
+        n, h, w, _ = x.shape
+        if h % self.patch or w % self.patch:
             raise Problem(
-                f'encoder.patch={self.patch}: patches do not fill images of {height} x {width} pixels'
+                f'encoder.patch={self.patch}: patches do not fill images of {h} x {w} pixels'
             )
         x = standardize(x, self.mean, self.std)
         x = PatchEmbed(self.width, self.patch, self.dtype, name='patch_embed')(x)
         positions = self.encode(*x.shape[1:3])  # [1, t, d]
         x = x.reshape(n, -1, self.width)
         if self.pool == 'token':
-            token = self.param(
-                'cls_token',
-                nn.initializers.normal(self.token_std),
-                (1, 1, self.width),
-                jnp.float32,
-            )
+            normal = nn.initializers.normal(self.token_std)
+            token = self.param('cls_token', normal, (1, 1, self.width), jnp.float32)
             token = jnp.broadcast_to(token.astype(x.dtype), (n, 1, self.width))
             x = jnp.concatenate([token, x], 1)  # [n, t, d]
         x = x + positions.astype(x.dtype)

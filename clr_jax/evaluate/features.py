@@ -16,6 +16,7 @@ class Features(NamedTuple):
 
     h: np.ndarray  # [n, d] float32
     label: np.ndarray  # [n] int32
+    logits: np.ndarray | None = None  # [n, classes] of a method that classifies
 
 
 def forward(features: Callable, mesh) -> Callable:
@@ -23,8 +24,9 @@ def forward(features: Callable, mesh) -> Callable:
     whole on every device, compiled once."""
 
     def on_shard(params, state, batch):
-        h = features(params, state, batch)['h']
-        return Features(*map(parallel.gather_state, (h, batch['label'])))
+        out = features(params, state, batch)
+        ours = Features(out['h'], batch['label'], out.get('logits'))
+        return jax.tree.map(parallel.gather_state, ours)
 
     return jax.jit(parallel.shard(on_shard, mesh, (P(), P(), P(parallel.DATA)), P()))
 
@@ -41,8 +43,8 @@ def extract(
         source, size=size, crop=crop, batch_size=batch_size, rows=rows, indices=indices
     )
     pieces = [jax.device_get(run(parallel.spread(batch, mesh))) for batch in batches]
-    h, label = (np.concatenate(parts)[:count] for parts in zip(*pieces, strict=True))
-    return Features(h.astype(np.float32), label)
+    whole = jax.tree.map(lambda *parts: np.concatenate(parts)[:count], *pieces)
+    return whole._replace(h=whole.h.astype(np.float32))
 
 
 def pixels(params, state, batch):

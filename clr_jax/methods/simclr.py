@@ -1,14 +1,26 @@
 """SimCLR (Chen et al., 2020; arXiv:2002.05709): two views of an image agree, against all others of
-the batch."""
+the batch. v2 (arXiv:2006.10029) has a deeper projector and may remember earlier batches."""
 
+from typing import Any, NamedTuple
+
+import jax
 import jax.numpy as jnp
 
 from clr_jax import networks, parallel
-from clr_jax.entry import Problem, nearest
+from clr_jax.entry import Problem, known
 from clr_jax.heads import MLP
+from clr_jax.losses.contrastive import margin as hinge
 from clr_jax.losses.contrastive import mutual_information_bound, nt_logistic, nt_xent
-from clr_jax.method import Aux, Method, State, features
-from clr_jax.networks import Network
+from clr_jax.method import Aux, Method, check_views, ema, features
+from clr_jax.networks import Network, normalize
+
+
+class SimCLRState(NamedTuple):
+    stats: Any  # batch statistics
+    target: Any = ()  # with a memory: an average of past params, its statistics,
+    target_stats: Any = ()
+    queue: Any = ()  # [K, e] its unit embeddings of the last batches,
+    cursor: Any = ()  # [] and where the next go
 
 
 def simclr(
@@ -19,49 +31,76 @@ def simclr(
     loss='nt_xent',
     temperature=0.1,
     constant='paper',
+    margin=0.4,
+    mining='all',
+    normalized=True,
+    memory=0,
+    momentum=0.999,
     bn_groups=1,
     dtype=None,
 ) -> Method:
     """Both views pass the network together: they share batch statistics, in which methods differ.
 
-    projector: widths of its layers, 1 to 3 of them. projector_std: of their initial weights; 0.01
-    is the official code's, for LARS, which steps in proportion to them. loss: nt_xent (the paper's)
-    or nt_logistic. constant: of nt_xent, 'paper' (mean over views) or 'official' (the code's sum of
-    both directions). dtype: of the projector's computation.
+    projector: widths of its layers, two in v1, three in v2. projector_std: of their initial
+    weights; 0.01 is the official code's, for LARS, which steps in proportion to them. loss:
+    nt_xent, or of table 2 nt_logistic or margin, with `mining` all or semi_hard; normalized:
+    cosines, not dot products. constant: of nt_xent, 'paper' (mean over views) or 'official' (the
+    code's sum of both directions). memory: embeddings of earlier batches as further negatives of
+    nt_xent, made by a copy of the network that follows with `momentum` (v2's paper; not in its
+    code). dtype: of the projector's computation.
     """
-    losses = {
-        'nt_xent': lambda z: nt_xent(z, temperature, constant=constant),
-        'nt_logistic': lambda z: nt_logistic(z, temperature),
-    }
-    if loss not in losses:
-        raise Problem(
-            f'config.method.loss={loss!r} is not a loss of SimCLR: {nearest(loss, losses)}'
-        )
-    if constant not in ('paper', 'official'):
-        raise Problem(
-            f'config.method.constant={constant!r}: {nearest(constant, ("paper", "official"))}'
-        )
+    known([loss], ('nt_xent', 'nt_logistic', 'margin'), 'config.method.loss')
+    known([constant], ('paper', 'official'), 'config.method.constant')
+    known([mining], ('all', 'semi_hard'), 'config.method.mining')
     if not temperature > 0:
         raise Problem(f'config.method.temperature={temperature}: must be above 0')
-    contrast, bounded = losses[loss], loss == 'nt_xent'
+    if loss != 'nt_xent' and memory:
+        raise Problem(f'config.method.memory={memory}: only nt_xent has a memory, not {loss}')
     head = {'kernel_std': projector_std, 'bn_groups': bn_groups, 'dtype': dtype}
     network = Network(encoder, MLP(tuple(projector), **head))
 
     def init(key, batch, pretrained=None):
-        params, stats = networks.init(network, key, batch['views'][0])
-        params, stats = networks.adopt(params, stats, pretrained)
-        return params, State(stats)
+        check_views(batch, 2)
+        params, stats = networks.init(network, key, batch['views'][0], pretrained)
+        if not memory:
+            return params, SimCLRState(stats)
+        queue = jax.random.normal(jax.random.fold_in(key, 1), (memory, projector[-1]))
+        zero = jnp.zeros((), jnp.int32)
+        return params, SimCLRState(stats, params, stats, normalize(queue), zero)
+
+    def contrast(z, queue):
+        if loss == 'nt_xent':
+            negatives = queue if memory else None
+            options = {'normalized': normalized, 'constant': constant, 'negatives': negatives}
+            return nt_xent(z, temperature, **options)
+        if loss == 'nt_logistic':
+            return nt_logistic(z, temperature, normalized=normalized, mining=mining)
+        return hinge(z, margin, normalized=normalized, mining=mining)
+
+    def remember(state, batch, key):
+        """`state` with what the slow copy says of the batch at the end of the queue."""
+        stats = state.target_stats
+        views, stats = networks.apply_views(network, state.target, stats, batch['views'], key=key)
+        z = normalize(networks.stack(views).z)  # [b, 2, e]
+        z = z.reshape(-1, z.shape[-1])  # [2b, e]
+        queue, cursor = parallel.enqueue(state.queue, state.cursor, z)
+        return state._replace(target_stats=stats, queue=queue, cursor=cursor)
 
     def objective(params, state, batch, *, key, time):
         views, stats = networks.apply_views(network, params, state.stats, batch['views'], key=key)
         h, z, _ = networks.stack(views)  # [b, 2, d], [b, 2, e]
-        value = contrast(z)
+        value = contrast(z, state.queue)
         metrics = {}
-        if bounded:
-            candidates = 2 * len(z) * parallel.size() - 1
+        if loss == 'nt_xent':
+            candidates = 2 * len(z) * parallel.size() - 1 + memory
             paper = value / (2 if constant == 'official' else 1)
             metrics['information'] = mutual_information_bound(paper, candidates)
             metrics['information_ceiling'] = jnp.log(candidates)
-        return value, Aux(State(stats), metrics, h, z)
+        state = remember(state, batch, key) if memory else state
+        return value, Aux(state._replace(stats=stats), metrics, h, z)
 
-    return Method(init, objective, features(network))
+    def update(params, state, *, key, time):
+        target = ema(state.target, params, momentum) if memory else ()
+        return params, state._replace(target=target)
+
+    return Method(init, objective, features(network), update)

@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from timm.models.vision_transformer import VisionTransformer
 
-SMALL = {'img_size': 16, 'patch_size': 4, 'embed_dim': 16, 'depth': 2, 'num_heads': 2}
+SMALL = {'img_size': 16, 'patch_size': 4, 'embed_dim': 12, 'depth': 2, 'num_heads': 3}
 POOLS = {'token': {}, 'average': {'class_token': False, 'global_pool': 'avg', 'fc_norm': False}}
 # grids of 4 x 4 patches, as the learned positions, and of others, to which they are interpolated
 SIZES = ((16, 16), (24, 24), (12, 12), (8, 20))

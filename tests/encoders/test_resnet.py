@@ -391,7 +391,7 @@ def test_the_weights_of_the_streams_pass_through_a_ratio_of_the_width(width, rat
 def tiny(monkeypatch):
     """A ResNet 50 of two blocks, 2 and 4 channels wide."""
     monkeypatch.setitem(BLOCKS, 50, ((1, 1), True))
-    return partial(resnet, depth=50, width=1 / 32)
+    return partial(resnet, depth=50, width=1 / 32, conv='direct')
 
 
 @pytest.mark.parametrize('rows', [ROWS, None])
@@ -411,12 +411,12 @@ def test_the_network_of_simclr_v2_is_its_layers(float64, tiny, rows):
     assert_close(h, x.mean((1, 2)), 1e-11)
 
 
-@pytest.mark.parametrize('bn_groups', [1, 2])
-def test_the_network_of_simclr_v2_is_one_on_one_device_and_on_two(float64, tiny, bn_groups):
+def test_the_network_of_simclr_v2_is_one_on_one_device_and_on_two(float64, tiny):
     """Features, statistics and the gradient of every parameter."""
-    network = tiny(bn_groups=bn_groups, **V2)
+    network = tiny(**V2)
     x = np.random.default_rng(1).normal(size=(8, 16, 16, 3))
     params, stats = random(network, x)
+    params['bn3']['bias'] -= 2  # were all positive after the max-pool, it would cancel
 
     def gradient(params, x):
         def objective(params):
@@ -429,7 +429,7 @@ def test_the_network_of_simclr_v2_is_one_on_one_device_and_on_two(float64, tiny,
         return parallel.reduce(grads), h, changed
 
     def on(devices):
-        mesh = parallel.make_mesh(jax.devices()[:devices], bn_groups)
+        mesh = parallel.make_mesh(jax.devices()[:devices])
         sharded = P(parallel.DATA)
         f = parallel.shard(gradient, mesh, (P(), sharded), (P(), sharded, P()))
         return jax.device_get(jax.jit(f)(params, x))
@@ -447,14 +447,11 @@ def test_pixels_are_standardized_first(float64, tiny, rows):
     mean, std = [0.5, 0.4, 0.3], [0.2, 0.3, 0.1]
     pixels = np.random.default_rng(1).integers(0, 256, (4, 16, 16, 3)) / 255
     params, stats = random(tiny(), pixels)
-    features = lambda x, **options: jax.jit(lambda x: run(tiny(**options), params, stats, x, rows))(
-        x
-    )
-    expected = features((pixels - mean) / std)
-    assert_close(features(pixels, mean=mean, std=std), expected, 1e-12)
-    unchanged = features(pixels, mean=[0.0] * 3, std=[1.0] * 3)
-    np.testing.assert_array_equal(features(pixels), unchanged)
-    assert np.abs(unchanged - expected).max() > 0.01 * np.abs(expected).max()
+    features = lambda **options: jax.jit(lambda x: run(tiny(**options), params, stats, x, rows))
+    plain, standardized = features(), features(mean=mean, std=std)
+    expected = plain((pixels - mean) / std)
+    assert_close(standardized(pixels), expected, 1e-12)
+    assert np.abs(plain(pixels) - expected).max() > 0.01 * np.abs(expected).max()
 
 
 # Padding

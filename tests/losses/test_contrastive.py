@@ -12,97 +12,186 @@ from jax.sharding import PartitionSpec as P
 
 from clr_jax import parallel
 from clr_jax.losses import contrastive
-from clr_jax.losses.contrastive import info_nce, mutual_information_bound, nt_logistic, nt_xent
+from clr_jax.losses.contrastive import (
+    bilinear,
+    critic,
+    debiased,
+    hard_negative,
+    info_nce,
+    invariant_spread,
+    margin,
+    mutual_information_bound,
+    nce,
+    nt_logistic,
+    nt_xent,
+    sup_con,
+)
 from tests import oracles
+from tests.losses.cases import (
+    DEVICES,
+    B,
+    Case,
+    D,
+    K,
+    assert_bfloat16_is_widened,
+    assert_equation,
+    normal,
+)
 from tests.oracles import assert_close
 
-B, D, K = 8, 5, 6
 TEMPERATURE = 0.3
-DEVICES = [None, 1, 2, 8]  # None: a plain function, outside any mesh
+Z, QUERY, KEY, NEGATIVES = normal(B, 2, D), normal(B, D), normal(B, D, seed=1), normal(K, D, seed=2)
+SIBLINGS = normal(B, 1, D) + 0.3 * normal(B, 2, D, seed=1)  # two views that are alike
+LABEL = np.array([0, 1, 0, -1, 2, 1, 0, -1])  # one example is alone in its class, two have none
+CONTEXT = normal(B, D + 2, seed=3)  # of another width than its key
+# kernel1, bias1, kernel2; bias2 is in all scores of a softmax, which it does not change
+PERCEPTRON = [0.5 * normal(*shape, seed=4) for shape in [(2 * D + 2, 4), (4,), (4, 1)]]
+BIAS = np.ones(1, np.float32)
 
 
-def normal(*shape, seed=0):
-    return np.random.default_rng(seed).normal(size=shape).astype(np.float32)
+def perceptron(*params):
+    return critic(dict(zip(['kernel1', 'bias1', 'kernel2', 'bias2'], params, strict=True)))
 
 
-def on_devices(devices, loss, whole=()):
-    """-> f(*arrays) = (value, gradients) of replicated arrays, as `train.make_step` takes them.
-
-    Each shard takes its rows of the arrays; those whose number is in `whole` it sees in full.
-    """
-
-    def objective(arrays):
-        mine = parallel.positions(B // parallel.size())
-        return parallel.mean(loss(*(x if n in whole else x[mine] for n, x in enumerate(arrays))))
-
-    if devices is None:
-        return jax.jit(lambda *arrays: jax.value_and_grad(objective)(arrays))
-
-    def gradient(arrays):
-        value, grads = jax.value_and_grad(objective)(parallel.vary(arrays))
-        return value, parallel.reduce(grads)
-
-    mesh = parallel.make_mesh(jax.devices()[:devices], groups=2)
-    return jax.jit(lambda *arrays: parallel.shard(gradient, mesh, P(), P())(arrays))
-
-
-LOSSES = {  # name -> (loss, oracle, arguments, the numbers of those that are no rows of the batch)
-    'nt_xent': (
-        lambda z: nt_xent(z, TEMPERATURE),
-        lambda z: oracles.nt_xent(z, TEMPERATURE),
-        [normal(B, 2, D)],
-        (),
+CASES = {
+    'nt_xent': Case(
+        lambda z: nt_xent(z, TEMPERATURE), lambda z: oracles.nt_xent(z, TEMPERATURE), (Z,)
     ),
-    'nt_xent of dot products': (
+    'nt_xent of dot products': Case(
         lambda z: nt_xent(z, TEMPERATURE, normalized=False),
         lambda z: oracles.nt_xent(z, TEMPERATURE, normalized=False),
-        [normal(B, 2, D)],
-        (),
+        (Z,),
     ),
-    'nt_logistic': (
-        lambda z: nt_logistic(z, TEMPERATURE),
-        lambda z: oracles.nt_logistic(z, TEMPERATURE),
-        [normal(B, 2, D)],
-        (),
+    'nt_xent with a memory': Case(
+        lambda z, memory: nt_xent(z, TEMPERATURE, negatives=memory),
+        lambda z, memory: oracles.nt_xent(z, TEMPERATURE, negatives=memory),
+        (Z, NEGATIVES),
+        whole=(1,),
     ),
-    'nt_logistic of dot products': (
+    'nt_logistic': Case(
+        lambda z: nt_logistic(z, TEMPERATURE), lambda z: oracles.nt_logistic(z, TEMPERATURE), (Z,)
+    ),
+    'nt_logistic of dot products': Case(
         lambda z: nt_logistic(z, TEMPERATURE, normalized=False),
         lambda z: oracles.nt_logistic(z, TEMPERATURE, normalized=False),
-        [normal(B, 2, D)],
-        (),
+        (Z,),
     ),
-    'info_nce': (
+    'nt_logistic, semi-hard': Case(
+        lambda z: nt_logistic(z, TEMPERATURE, mining='semi_hard'),
+        lambda z: oracles.nt_logistic(z, TEMPERATURE, semi_hard=True),
+        (Z,),
+    ),
+    'margin': Case(lambda z: margin(z, 0.4), lambda z: oracles.margin(z, 0.4), (Z,)),
+    'margin of dot products': Case(
+        lambda z: margin(z, 0.4, normalized=False),
+        lambda z: oracles.margin(z, 0.4, normalized=False),
+        (Z,),
+    ),
+    'margin, semi-hard': Case(
+        lambda z: margin(z, 0.4, mining='semi_hard'),
+        lambda z: oracles.margin(z, 0.4, semi_hard=True),
+        (Z,),
+    ),
+    'invariant_spread': Case(
+        lambda z: invariant_spread(z, TEMPERATURE),
+        lambda z, constant: oracles.invariant_spread(z, constant, TEMPERATURE),
+        (Z,),
+        constant=True,
+    ),
+    'debiased': Case(
+        lambda z: debiased(z, tau_plus=0.2),
+        lambda z: oracles.hard_negative(z, 0.5, 0.2, 0.0),
+        (Z,),
+    ),
+    'debiased of alike views': Case(  # where the estimate falls below its floor
+        lambda z: debiased(z, TEMPERATURE, tau_plus=0.1),
+        lambda z: oracles.hard_negative(z, TEMPERATURE, 0.1, 0.0),
+        (SIBLINGS,),
+    ),
+    'hard_negative': Case(
+        lambda z: hard_negative(z, tau_plus=0.2, beta=0.7),
+        lambda z: oracles.hard_negative(z, 0.5, 0.2, 0.7),
+        (Z,),
+    ),
+    'hard_negative of alike views': Case(
+        lambda z: hard_negative(z, TEMPERATURE, beta=0.2),
+        lambda z: oracles.hard_negative(z, TEMPERATURE, 0.1, 0.2),
+        (SIBLINGS,),
+    ),
+    'sup_con': Case(
+        lambda z, label: sup_con(z, label, TEMPERATURE),
+        lambda z, label: oracles.sup_con(z, label, TEMPERATURE),
+        (Z,),
+        (LABEL,),
+    ),
+    'sup_con of three views': Case(
+        lambda z, label: sup_con(z, label, TEMPERATURE, base_temperature=0.07),
+        lambda z, label: oracles.sup_con(z, label, TEMPERATURE) * TEMPERATURE / 0.07,
+        (normal(B, 3, D),),
+        (LABEL,),
+    ),
+    'sup_con of one view': Case(
+        lambda z, label: sup_con(z, label, TEMPERATURE),
+        lambda z, label: oracles.sup_con(z, label, TEMPERATURE),
+        (normal(B, 1, D),),
+        (LABEL,),
+    ),
+    'info_nce': Case(
         lambda q, k: info_nce(q, k, TEMPERATURE),
         lambda q, k: oracles.info_nce(q, k, TEMPERATURE),
-        [normal(B, D), normal(B, D, seed=1)],
-        (),
+        (QUERY, KEY),
     ),
-    'info_nce with negatives': (
+    'info_nce with negatives': Case(
         lambda q, k, n: info_nce(q, k, TEMPERATURE, negatives=n),
         lambda q, k, n: oracles.info_nce(q, k, TEMPERATURE, n),
-        [normal(B, D), normal(B, D, seed=1), normal(K, D, seed=2)],
-        (2,),
+        (QUERY, KEY, NEGATIVES),
+        whole=(2,),
     ),
+    'info_nce of a bilinear form': Case(
+        lambda q, k, w: info_nce(q, k, 1.0, score=bilinear(w)),
+        lambda q, k, w: oracles.info_nce(q, k, 1.0, score=lambda q, k: q @ w @ k),
+        (CONTEXT, KEY, normal(D + 2, D, seed=4)),
+        whole=(2,),
+    ),
+    'info_nce of a critic': Case(
+        lambda q, k, *params: info_nce(q, k, 1.0, score=perceptron(*params, BIAS)),
+        lambda q, k, *params: oracles.info_nce(q, k, 1.0, score=oracles.perceptron(*params, BIAS)),
+        (CONTEXT, KEY, *PERCEPTRON),
+        whole=(2, 3, 4),
+    ),
+    'info_nce of a critic with negatives': Case(
+        lambda q, k, n, *params: info_nce(
+            q, k, TEMPERATURE, negatives=n, score=perceptron(*params, BIAS)
+        ),
+        lambda q, k, n, *params: oracles.info_nce(
+            q, k, TEMPERATURE, n, score=oracles.perceptron(*params, BIAS)
+        ),
+        (CONTEXT, KEY, NEGATIVES, *PERCEPTRON),
+        whole=(2, 3, 4, 5),
+    ),
+    'nce': Case(nce, oracles.nce, (normal(B), normal(B, 4, seed=1), normal(B, 5, seed=2))),
 }
 
 
 @cache
 def expected(name):
-    """The value and the gradients that the equation has for float32 arguments."""
-    _, oracle, arrays, _ = LOSSES[name]
-    wide = [x.astype(np.float64) for x in arrays]
-    return oracle(*wide), oracles.gradient(oracle, *wide)
+    return CASES[name].expected()
 
 
 @pytest.mark.parametrize('devices', DEVICES)
-@pytest.mark.parametrize('name', LOSSES)
+@pytest.mark.parametrize('name', CASES)
 def test_value_and_gradient_are_those_of_the_equation(name, devices):
-    loss, _, arrays, whole = LOSSES[name]
-    value, grads = on_devices(devices, loss, whole)(*arrays)
-    true_value, true_grads = expected(name)
-    assert_close(value, true_value)
-    for grad, true_grad in zip(grads, true_grads, strict=True):
-        assert_close(grad, true_grad)
+    assert_equation(CASES[name], devices, expected(name))
+
+
+@pytest.mark.parametrize('name', CASES)
+def test_float64_is_float64(name, float64):
+    assert_equation(CASES[name].of(jnp.float64), None, expected(name), 1e-8)
+
+
+@pytest.mark.parametrize('name', CASES)
+def test_bfloat16_rows_lose_nothing_more(name):
+    assert_bfloat16_is_widened(CASES[name])
 
 
 def test_nt_xent_is_optax_ntxent():
@@ -134,37 +223,109 @@ def test_the_official_constant_is_twice_the_papers():
         nt_xent(z, constant='twice')
 
 
-def test_the_default_temperature_is_a_tenth():
-    z, query, key = normal(B, 2, D), normal(B, D), normal(B, D, seed=1)
-    for loss in (nt_xent, nt_logistic):
-        assert loss(z) == loss(z, 0.1)
-    assert info_nce(query, key) == info_nce(query, key, 0.1)
+def test_the_defaults_are_the_papers():
+    for loss in (nt_xent, nt_logistic, invariant_spread):
+        assert loss(Z) == loss(Z, 0.1)
+    assert margin(Z) == margin(Z, 0.4)
+    assert debiased(Z) == debiased(Z, 0.5, tau_plus=0.1)
+    assert hard_negative(Z) == hard_negative(Z, 0.5, tau_plus=0.1, beta=1.0)
+    assert sup_con(Z, LABEL) == sup_con(Z, LABEL, 0.1)
+    assert info_nce(QUERY, KEY) == info_nce(QUERY, KEY, 0.1)
 
 
-@pytest.mark.parametrize('name', LOSSES)
-def test_bfloat16_rows_lose_nothing_more(name):
-    """The loss of bfloat16 rows is computed in float32; gradients are rounded twice, by 2^-8."""
-    loss, oracle, arrays, whole = LOSSES[name]
-    rounded = [jnp.asarray(x, jnp.bfloat16) for x in arrays]
-    wide = [np.asarray(x, np.float64) for x in rounded]
-    value, grads = on_devices(2, loss, whole)(*rounded)
-    assert value.dtype == jnp.float32
-    assert_close(value, oracle(*wide))
-    for grad, true_grad in zip(grads, oracles.gradient(oracle, *wide), strict=True):
-        assert grad.dtype == jnp.bfloat16
-        assert_close(grad, true_grad, 2**-8 + 2**-8)  # on its shard, and in the sum over two shards
+def test_a_memory_may_be_the_same_on_every_shard():
+    """As a method's state is: the negatives of a step are no rows of its batch."""
+    mesh = parallel.make_mesh(groups=2)
+    memory = jnp.asarray(NEGATIVES)
+
+    def losses(z):
+        pair = nt_xent(z, negatives=memory), info_nce(z[:, 0], z[:, 1], negatives=memory)
+        return parallel.mean(pair)
+
+    on_shards = jax.jit(parallel.shard(losses, mesh, P(parallel.DATA), P()))(Z)
+    for value, alone in zip(on_shards, losses(Z), strict=True):
+        assert_close(value, alone, 1e-6)
+
+
+@pytest.mark.parametrize('loss', [nt_logistic, margin])
+def test_mining_takes_no_negative_that_is_closer_than_the_positive(loss):
+    """Where every view is opposite to its sibling all negatives are closer: nothing repels."""
+    z = jnp.stack([QUERY, -QUERY], 1)
+    value, grad = jax.jit(jax.value_and_grad(partial(loss, mining='semi_hard')))(z)
+    assert_close(value, np.logaddexp(0, 1 / 0.1) if loss is nt_logistic else 0.0)
+    assert np.isfinite(grad).all()
+    with pytest.raises(ValueError, match="mining='hard'"):
+        loss(Z, mining='hard')
+
+
+def test_invariant_spread_counts_what_rounds_to_nothing():
+    """A candidate of probability 1 - 1e-15 is 1 in float32, and the log of the rest -34, not -inf."""
+    z = jnp.stack([QUERY, QUERY[[1, 0, 3, 2, 5, 4, 7, 6]]], 1)  # siblings are strangers
+    value, grad = jax.jit(jax.value_and_grad(partial(invariant_spread, temperature=0.02)))(z)
+    wide = np.asarray(z, np.float64)
+    assert_close(value, oracles.invariant_spread(wide, wide, 0.02))
+    assert np.isfinite(grad).all()
+
+
+def test_the_estimate_of_the_negatives_falls_below_its_floor_for_some_views():
+    """So that the cases above see both sides of the maximum: the gradient with the floor differs."""
+    z = SIBLINGS.astype(np.float64)
+    unit = z / np.linalg.norm(z, axis=-1, keepdims=True)
+    e = np.exp(np.einsum('nvd,mwd->nvmw', unit, unit) / TEMPERATURE)
+    positive = np.einsum('nn->n', e[:, 0, :, 1])[:, None]
+    everything = e.sum((2, 3)) - np.exp(1 / TEMPERATURE) - positive
+    number = 2 * B - 2
+    floored = (everything - number * 0.1 * positive) / 0.9 < number * np.exp(-1 / TEMPERATURE)
+    assert 0.2 < floored.mean() < 0.8
+
+
+def test_hard_negative_does_not_overflow():
+    corrected = jax.jit(jax.value_and_grad(partial(hard_negative, temperature=0.01)))
+    for z in (Z, SIBLINGS):
+        value, grad = corrected(z)
+        assert_close(value, oracles.hard_negative(z.astype(np.float64), 0.01, 0.1, 1.0))
+        assert np.isfinite(grad).all()
+
+
+def test_limits_of_the_corrected_losses():
+    expected = nt_xent(Z, TEMPERATURE)
+    assert_close(debiased(Z, TEMPERATURE, tau_plus=0.0), expected, 1e-6)
+    for z in (Z, SIBLINGS):
+        assert_close(hard_negative(z, beta=0.0), debiased(z), 1e-6)
+        assert abs(hard_negative(z, beta=1.0) - debiased(z)) > 1e-3
+
+
+def test_sup_con_of_two_views_and_no_common_label_is_nt_xent():
+    for label in (np.arange(B), np.full(B, -1)):
+        assert_close(sup_con(Z, label, TEMPERATURE), nt_xent(Z, TEMPERATURE), 1e-6)
+
+
+def test_sup_con_without_positives_is_zero():
+    value, grad = jax.jit(jax.value_and_grad(lambda z: sup_con(z, np.arange(B))))(QUERY[:, None])
+    assert value == 0
+    np.testing.assert_array_equal(grad, 0)
+
+
+def test_a_critic_scores_every_pair():
+    score, alone = perceptron(*PERCEPTRON, BIAS), oracles.perceptron(*PERCEPTRON, BIAS)
+    assert_close(score(CONTEXT[:3], KEY), [[alone(q, k) for k in KEY] for q in CONTEXT[:3]], 1e-6)
+
+
+def test_nce_takes_one_density_for_all():
+    positive, noise = normal(B), normal(B, 4, seed=1)
+    assert_close(nce(positive, noise, -1.0), nce(positive, noise, np.full((B, 5), -1.0)), 1e-6)
 
 
 @pytest.mark.parametrize('dtype', [jnp.float32, jnp.bfloat16])
-@pytest.mark.parametrize('loss', [nt_xent, nt_logistic])
-def test_a_zero_vector_has_a_finite_gradient(loss, dtype):
+@pytest.mark.parametrize('name', ['nt_xent', 'nt_logistic', 'margin', 'debiased', 'sup_con'])
+def test_a_zero_vector_has_a_finite_gradient(name, dtype):
     """Its cosine with everything is 0; a row of dead units must not make the step NaN."""
     z = normal(B, 2, D)
     z[3, 1] = 0
-    value, grad = jax.jit(jax.value_and_grad(loss))(jnp.asarray(z, dtype))
+    case = CASES[name]._replace(arrays=(jnp.asarray(z, dtype),))
+    value, grad = jax.jit(jax.value_and_grad(case.loss))(*case.arrays, *case.given)
     assert np.isfinite(np.asarray(grad, np.float64)).all()
-    exact = np.asarray(jnp.asarray(z, dtype), np.float64)
-    assert_close(value, getattr(oracles, loss.__name__)(exact, 0.1))
+    assert_close(value, case.oracle(np.asarray(case.arrays[0], np.float64), *case.given))
 
 
 def test_similarities_too_large_for_exp_are_no_overflow():
@@ -175,7 +336,7 @@ def test_similarities_too_large_for_exp_are_no_overflow():
         assert np.isfinite(grad).all()
 
 
-@pytest.mark.parametrize('loss', [nt_xent, nt_logistic])
+@pytest.mark.parametrize('loss', [nt_xent, nt_logistic, margin, invariant_spread, debiased])
 def test_other_than_two_views_are_refused(loss):
     with pytest.raises(ValueError, match=r'two views .* got \(8, 3, 5\)'):
         loss(normal(B, 3, D))

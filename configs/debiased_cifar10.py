@@ -1,0 +1,50 @@
+"""Debiased contrastive learning on CIFAR-10 with a ResNet-50 for small images (Chuang et al., 2020;
+the official code).
+
+    python -m clr_jax.main --config=configs/debiased_cifar10.py
+
+Hardware: 8 TPU chips. Published: the paper has a curve for CIFAR-10, and no number that could be
+confirmed.
+"""
+
+from clr_jax.config import default, finish
+
+
+def get_config(variant=''):
+    config = default()
+    config.batch_size, config.epochs = 256, 400.0
+    config.data = {'name': 'tfds', 'dataset': 'cifar10', 'train': 'train', 'test': 'test'}
+    config.views.view = {
+        'size': 32,
+        'area': (0.08, 1.0),
+        'min_object_covered': 0.0,
+        'interpolation': 'bilinear',
+        'jitter': 0.8,
+        'brightness': 0.4,
+        'contrast': 0.4,
+        'saturation': 0.4,
+        'hue': 0.1,
+        'grayscale': 0.2,
+        'blur': 0.5,
+    }
+    config.encoder.update(
+        name='resnet',
+        depth=50,
+        small_stem=True,
+        zero_init=False,
+        mean=(0.4914, 0.4822, 0.4465),
+        std=(0.2023, 0.1994, 0.2010),
+        dtype='bfloat16',
+    )
+    config.method.update(
+        name='debiased',
+        projector=(512, 128),
+        temperature=0.5,
+        tau_plus=0.1,
+        dtype='bfloat16',
+    )
+    config.optimizer.update(name='adamw', learning_rate=0.001, scaling='none', weight_decay=1e-06)
+    config.optimizer.schedule = {'name': 'constant'}
+    config.evaluation.update(every=4000)
+    config.checkpoint_every = 2000
+    return finish(config, variant)
