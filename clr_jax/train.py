@@ -107,16 +107,16 @@ class Run(NamedTuple):
 def describe(config: dict, examples: int, classes: int) -> Run:
     """The objects that a resolved config names, for a data set of this many examples and classes
     (0: unlabelled)."""
-    teacher = config['teacher'].get('run')
-    if teacher:
-        classes = config['teacher']['classes']
-        teacher = describe(teacher, examples, classes).method
     batch_size = config['batch_size']
     if examples < batch_size:
         few = f'there are {examples} training examples'
         raise Problem(f'config.batch_size={batch_size} is too large: {few}')
-    given = {'examples': examples, 'classes': classes, 'teacher': teacher}
+    given = {'examples': examples, 'classes': classes, 'teacher': None}
     given['encoder'] = load('clr_jax.encoders', config['encoder'])
+    teacher = config['teacher']
+    if teacher.get('run'):  # its classes are the student's
+        given['teacher'] = describe(teacher['run'], teacher['examples'], teacher['classes']).method
+        given['classes'] = teacher['classes']
     method = load('clr_jax.methods', config['method'], **given)
     views = []
     for name, section in config['views'].items():
@@ -155,14 +155,15 @@ def fit(config: dict, workdir: str):
     train = sources.subset(sources.load(config['data'], 'train'), **config['subset'])
     run = describe(config, train.size, train.classes or 0)
     judge = online_judge(config, run.method, mesh, train) if train.classes else None
-    checkpoints = Checkpoints(workdir, config['keep'])
-    other = None if checkpoints.steps() else others(config, run, mesh)
+    begun = Checkpoints(workdir, read_only=True).steps()
+    other = None if begun else others(config, run, mesh)
     begin = {'seed': config['seed'], 'pretrained': other}
     ts = make_state(run.method, run.optimizer, mesh, blank_batch(run.views, 2), **begin)
     claim(workdir, config)
+    checkpoints = Checkpoints(workdir, config['keep'])
     data = {'classes': train.classes or 0, 'examples': train.size, 'content': train.fingerprint}
     start = 0
-    if checkpoints.steps():
+    if begun:
         ts, saved, start = checkpoints.restore(ts)
         if saved != data:
             change = f'{saved}, now {data}'
@@ -258,18 +259,19 @@ def state_shapes(run: Run, mesh) -> TrainState:
 
 
 def with_teacher(config: dict, workdir) -> dict:
-    """`config` with the config of the run that config.teacher names: saved with this one, it
-    describes the teacher when that run is gone."""
+    """`config` with the config of the run that config.teacher names, and the size and classes of its
+    data: saved with this one, they describe the teacher when that run is gone."""
     teacher = config['teacher']
     if not teacher['workdir']:
         return config
+    about = {}
     if (epath.Path(workdir) / 'config.json').exists():
-        found = configs.saved(workdir)['teacher']
-        if found['workdir'] == teacher['workdir']:
-            return config | {'teacher': teacher | {k: found[k] for k in ('run', 'classes')}}
-    run = configs.saved(teacher['workdir'])
-    data = Checkpoints(teacher['workdir'], read_only=True).data()
-    return config | {'teacher': teacher | {'run': run, 'classes': data['classes']}}
+        about = configs.saved(workdir)['teacher']
+    if about.get('workdir') != teacher['workdir']:
+        about = {'run': configs.saved(teacher['workdir'])}
+        about |= Checkpoints(teacher['workdir'], read_only=True).data()
+    kept = {name: about[name] for name in ('run', 'examples', 'classes')}
+    return config | {'teacher': teacher | kept}
 
 
 def others(config: dict, run: Run, mesh):
@@ -282,6 +284,7 @@ def others(config: dict, run: Run, mesh):
         taken = networks.select(other.method.variables(ts.params, ts.state), parts)
         new = state_shapes(run, mesh)
         ours = jax.eval_shape(run.method.variables, new.params, new.state)
+        known(parts, ours['params'], 'config.pretrained.parts')
         ours = networks.select(ours, parts)
         for kind, tree in taken.items():  # of a head, the layers that are kept
             for part in tree.keys() & ours[kind].keys() - {'encoder'}:

@@ -5,9 +5,12 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from clr_jax.encoders.convnet import ConvNet
+from clr_jax import networks
+from clr_jax.encoders.convnet import ConvNet, convnet
 from clr_jax.entry import CONFIG, Problem
-from clr_jax.method import Method, ema, keep, load, make_time
+from clr_jax.heads import MLP
+from clr_jax.method import Method, State, ema, features, keep, load, make_time, online, rising
+from clr_jax.networks import Network
 
 
 def load_encoder(**section):
@@ -43,6 +46,36 @@ def test_a_section_is_a_call_of_the_function_it_names():
         lambda: method.init(jax.random.key(0), {'views': (jnp.zeros((2, 4, 4, 3)),) * 2})
     )
     assert params['projector']['dense1']['kernel'].shape == (4, 4)
+
+
+TOYS = {
+    'some': 'def some(teacher, encoder, *, factor=2): return teacher, encoder, factor',
+    'every': 'def every(classes, teacher, examples, encoder): return classes, teacher, examples, encoder',
+    'none': 'def none(*, factor=2): return factor',
+}
+
+
+@pytest.fixture
+def toys(tmp_path, monkeypatch):
+    """A package of factories that return what they are given."""
+    folder = tmp_path / 'toy_package' / 'methods'
+    folder.mkdir(parents=True)
+    for name, text in TOYS.items():
+        (folder / f'{name}.py').write_text(text)
+    monkeypatch.syspath_prepend(tmp_path)
+    return 'toy_package.methods'
+
+
+def test_what_a_factory_needs_it_is_given_by_name(toys):
+    """Whatever the order; what it does not name is not passed."""
+    given = {'encoder': 'E', 'examples': 50, 'classes': 10, 'teacher': 'T'}
+    assert load(toys, {'name': 'some'}, **given) == ('T', 'E', 2)
+    assert load(toys, {'name': 'some', 'factor': 3}, **given) == ('T', 'E', 3)
+    assert load(toys, {'name': 'every'}, **given) == (10, 'T', 50, 'E')
+    assert load(toys, {'name': 'none'}, **given) == load(toys, {'name': 'none'}) == 2
+    # what is given cannot be set
+    line = problem(lambda: load(toys, {'name': 'some', 'encoder': 'other'}, **given))
+    assert line == 'config.method.encoder: some has no such setting; Known: factor'
 
 
 def test_an_unknown_name_is_answered_with_the_nearest_and_all_there_are():
@@ -86,6 +119,18 @@ def test_ema_is_the_weighted_mean_of_every_leaf():
         assert jax.tree.all(jax.tree.map(np.array_equal, ema(target, source, decay), expected))
 
 
+@pytest.mark.parametrize('start', [0.99, 0.996, 0.0, 1.0])
+def test_a_rising_momentum_goes_from_its_start_to_one_by_half_a_cosine(start):
+    for progress, expected in (
+        (0, start),
+        (1 / 3, start + (1 - start) / 4),
+        (1 / 2, (start + 1) / 2),
+        (2 / 3, start + (1 - start) * 3 / 4),
+        (1, 1),
+    ):
+        assert abs(float(rising(start, jnp.float32(progress))) - expected) < 2e-7
+
+
 def test_time_knows_every_epoch_boundary_of_a_long_run():
     """The floor of float32 progress times epochs is late at thirty of these boundaries."""
     per_epoch, epochs = 312, 800
@@ -105,3 +150,21 @@ def test_a_method_without_an_update_keeps_everything():
     params, state = object(), object()
     assert keep(params, state, key=None, time=None) == (params, state)
     assert Method(None, None, None).update is keep
+
+
+def test_the_features_of_a_network_are_of_the_first_view_in_evaluation_mode():
+    network = Network(convnet(widths=(4,), dropout=0.5), MLP((3,)))
+    rng = np.random.default_rng(0)
+    first, second = np.float32(rng.random((2, 6, 8, 8, 3)))
+    params, stats = networks.init(network, jax.random.key(0), first)
+    stats = jax.tree.map(lambda leaf: leaf + 0.5, stats)  # not of these images
+    found = features(network)(params, State(stats), {'views': (first, second)})
+    assert found.keys() == {'h', 'z'}
+    out = network.apply({'params': params, 'batch_stats': stats}, first)
+    np.testing.assert_array_equal(found['h'], out.h)
+    np.testing.assert_array_equal(found['z'], out.z)
+    assert (found['z'].shape, found['h'].shape) == ((6, 3), (6, 4))
+    alone = features(network)(params, State(stats), {'views': (first[:1],)})
+    np.testing.assert_allclose(alone['z'], out.z[:1], rtol=1e-5)  # no statistics of the batch
+    assert online(params, State(stats)) == {'params': params, 'batch_stats': stats}
+    assert Method(None, None, None).variables is online

@@ -400,7 +400,9 @@ def test_dropout_in_a_network_is_by_example_and_pass_by_key(joint):
 
 def test_stacked_outputs_have_the_views_second():
     """[b, v, ...], as in `Aux`: examples first."""
-    views = [networks.Outputs(*(normal(4, n, seed=10 * v + n) for n in (5, 3, 2))) for v in range(3)]
+    views = [
+        networks.Outputs(*(normal(4, n, seed=10 * v + n) for n in (5, 3, 2))) for v in range(3)
+    ]
     stacked = networks.stack(views)
     assert isinstance(stacked, networks.Outputs)
     for n, part in enumerate(stacked):
@@ -510,7 +512,8 @@ def test_parts_are_selected_of_parameters_and_statistics_alike():
 def test_pretrained_parts_replace_the_fresh_ones_and_nothing_else(parts):
     ours, other = start(0), another(*start(1))
     pretrained = networks.select(other, parts) | {'teacher': (object(), object())}
-    for new, fresh, theirs in zip(start(0, pretrained), ours, other.values(), strict=True):
+    theirs_of = other['params'], other['batch_stats']
+    for new, fresh, theirs in zip(start(0, pretrained), ours, theirs_of, strict=True):
         assert new.keys() == {'encoder', 'projector'}
         for part, tree in new.items():
             expected = theirs if part in parts else fresh

@@ -323,7 +323,9 @@ SOME = np.random.default_rng(4).permutation(N)[:B]  # rows of the table, one for
 
 def test_rows_are_taken_in_the_shape_of_their_index():
     for index in (np.int32(3), SOME, SOME.reshape(2, 4, 2)):
-        np.testing.assert_array_equal(parallel.take(jnp.asarray(TABLE), index), np.float32(TABLE)[index])
+        np.testing.assert_array_equal(
+            parallel.take(jnp.asarray(TABLE), index), np.float32(TABLE)[index]
+        )
 
 
 @pytest.mark.parametrize('devices', [None, 1, 2, 8])
@@ -406,7 +408,9 @@ def test_a_queue_is_first_in_first_out(devices, length):
 def test_a_queue_shorter_than_the_batch_is_refused(inside):
     """Two examples of the batch would have one place."""
     f = lambda x: parallel.enqueue(jnp.zeros((B - 1, 3)), jnp.zeros((), jnp.int32), x)
-    with pytest.raises(Problem, match=f'a queue of {B - 1} does not hold a batch of {B}') as refusal:
+    with pytest.raises(
+        Problem, match=f'a queue of {B - 1} does not hold a batch of {B}'
+    ) as refusal:
         trace(f, X) if inside else f(X)
     assert refusal.value.code == CONFIG
 

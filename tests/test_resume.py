@@ -8,6 +8,7 @@ import json
 import os
 import random
 import re
+import shutil
 import subprocess
 import sys
 import time
@@ -17,7 +18,7 @@ import numpy as np
 import pytest
 
 from clr_jax import config as configs
-from clr_jax import parallel, train
+from clr_jax import networks, parallel, train
 from clr_jax.checkpoint import Checkpoints, checksum, paths
 from clr_jax.data import pipeline, sources
 from clr_jax.entry import CONFIG, INPUT, Problem
@@ -203,7 +204,9 @@ def test_the_command_evaluates_a_finished_run(runs, straight):
     ] == records
     run, ts, _ = restore(straight)
     assert checksum(ts) == before
-    assert records[0]['weights'] == checksum(networks.select(run.method.variables(ts.params, ts.state), ['encoder']))
+    assert records[0]['weights'] == checksum(
+        networks.select(run.method.variables(ts.params, ts.state), ['encoder'])
+    )
     assert [r['step'] for r in records] == [STEPS, 0, 0]
 
 
@@ -284,15 +287,8 @@ def test_each_leaf_left_out_of_what_is_restored_is_missed(pieces):
 # From another run's weights.
 
 
-def test_a_run_starts_from_another_runs_encoder(straight, tmp_path, monkeypatch):
-    """Before its first step the encoder is the other run's, all else new."""
-    source, donor, _ = restore(straight)
-    config = configs.saved(straight) | {'seed': 7}
-    data = sources.load(config['data'], 'train')
-    run = describe(config, data.size, data.classes)
-    fresh = make_state(
-        run.method, run.optimizer, parallel.make_mesh(), blank_batch(run.views, 2), seed=7
-    )
+def beginning(config, workdir, monkeypatch) -> TrainState:
+    """What `fit` has before its first step."""
     before = []
 
     def make_step(*args, **kwargs):
@@ -302,17 +298,41 @@ def test_a_run_starts_from_another_runs_encoder(straight, tmp_path, monkeypatch)
 
         return step
 
-    monkeypatch.setattr(train, 'make_step', make_step)
-    with pytest.raises(InterruptedError):
-        train.fit(
-            config | {'pretrained': {'workdir': str(straight), 'step': -1}}, str(tmp_path / 'run')
-        )
-    (started,) = before
-    encoders = [networks.select(source.method.variables(ts.params, ts.state), ['encoder']) for ts in (started, donor, fresh)]
-    assert differing(encoders[0], encoders[1]) == []
-    assert len(encoders[0]['params']) == len(encoders[0]['batch_stats']) * 2 == 4
+    with monkeypatch.context() as patch:
+        patch.setattr(train, 'make_step', make_step)
+        with pytest.raises(InterruptedError):
+            train.fit(config, str(workdir))
+    return before[0]
+
+
+def parts_of(run, ts, parts):
+    return networks.select(run.method.variables(ts.params, ts.state), parts)
+
+
+def starting_from(workdir, parts=('encoder',), **changes) -> dict:
+    """The config of the straight run, begun with another seed from parts of what is in `workdir`."""
+    pretrained = {'workdir': str(workdir), 'step': -1, 'parts': parts}
+    return configs.saved(workdir) | {'seed': 7, 'pretrained': pretrained} | changes
+
+
+@pytest.mark.parametrize('parts', [('encoder',), ['projector'], ('encoder', 'projector')])
+def test_a_run_starts_from_parts_of_another(straight, tmp_path, monkeypatch, parts):
+    """Before its first step these are the other run's, all else new."""
+    source, donor, _ = restore(straight)
+    config = starting_from(straight, parts)
+    data = sources.load(config['data'], 'train')
+    run = describe(config, data.size, data.classes)
+    fresh = make_state(
+        run.method, run.optimizer, parallel.make_mesh(), blank_batch(run.views, 2), seed=7
+    )
+    started = beginning(config, tmp_path / 'run', monkeypatch)
+    ours, theirs = (parts_of(source, ts, parts) for ts in (started, donor))
+    assert differing(ours, theirs) == []
+    assert ours['params'].keys() == ours['batch_stats'].keys() == set(parts)
     assert set(differing(started, fresh)) == {
-        path for path in paths(fresh) if re.match('(params/method|state/stats)/encoder', path)
+        path
+        for path in paths(fresh)
+        if re.match(f'(params/method|state/stats)/({"|".join(parts)})/', path)
     }
 
 
@@ -321,22 +341,48 @@ def test_the_step_to_start_from_can_be_chosen(straight):
     taken = {}
     for step in committed(straight)[-2:]:
         _, ts, _ = restore(straight, step)
-        taken[step] = train.pretrained_encoder(run, mesh, str(straight), step)
-        assert differing(taken[step], networks.select(run.method.variables(ts.params, ts.state), ['encoder'])) == []
+        config = starting_from(straight)
+        config['pretrained'] |= {'step': step}
+        taken[step] = train.others(config, run, mesh)
+        assert differing(taken[step], parts_of(run, ts, ['encoder'])) == []
     assert differing(*taken.values())
+    assert train.others(configs.saved(straight), run, mesh) is None
+
+
+def finetuning(head_layers=1) -> dict:
+    return {'name': 'finetune', 'projector': (8, 4), 'head_layers': head_layers}
+
+
+def test_of_a_head_the_layers_that_are_kept_are_taken(straight, tmp_path, monkeypatch):
+    _, donor, _ = restore(straight)
+    config = starting_from(straight, ('encoder', 'projector'), method=finetuning())
+    started = beginning(config, tmp_path / 'run', monkeypatch)
+    ours, theirs = started.params['method'], donor.params['method']
+    assert ours['projector'].keys() == {'dense1', 'bn1'} < theirs['projector'].keys()
+    kept = {name: theirs['projector'][name] for name in ('dense1', 'bn1')}
+    assert differing(ours['projector'], kept) == []
+    assert differing(ours['encoder'], theirs['encoder']) == []
+    stats = {'bn1': donor.state.stats['projector']['bn1']}
+    assert differing(started.state.stats['projector'], stats) == []
+    assert not any(leaf.any() for leaf in jax.tree.leaves(ours['predictor']))
 
 
 @pytest.mark.parametrize(
-    ('widths', 'words'),
+    ('widths', 'projector', 'words'),
     [
-        ((4, 12), ('batch_stats/bn2/mean', 'float32[8]', 'float32[12]')),
-        ((4, 8, 8), ('lacks batch_stats/bn3/mean',)),
-        ((4,), ('has batch_stats/bn2/mean',)),
+        ((4, 12), (8, 4), ('batch_stats/encoder/bn2/mean', 'float32[8]', 'float32[12]')),
+        ((4, 8, 8), (8, 4), ('lacks batch_stats/encoder/bn3/mean',)),
+        ((4,), (8, 4), ('has batch_stats/encoder/bn2/mean',)),
+        ((4, 8), (8, 4, 4), ('lacks batch_stats/projector/bn3/mean',)),
+        ((4, 8), (6, 4), ('batch_stats/projector/bn1/mean', 'float32[8]', 'float32[6]')),
     ],
 )
-def test_another_architecture_is_refused_by_the_name_of_a_leaf(straight, tmp_path, widths, words):
-    config = configs.saved(straight) | {'pretrained': {'workdir': str(straight), 'step': -1}}
+def test_another_architecture_is_refused_by_the_name_of_a_leaf(
+    straight, tmp_path, widths, projector, words
+):
+    config = starting_from(straight, ('encoder', 'projector'))
     config['encoder'] |= {'widths': widths}
+    config['method'] |= {'projector': projector}
     with pytest.raises(Problem) as error:
         train.fit(config, str(tmp_path / 'run'))
     assert error.value.code == CONFIG
@@ -345,8 +391,118 @@ def test_another_architecture_is_refused_by_the_name_of_a_leaf(straight, tmp_pat
     assert not (tmp_path / 'run').exists()
 
 
-def test_a_folder_that_is_no_run_is_refused(straight, tmp_path):
-    config = configs.saved(straight) | {'pretrained': {'workdir': str(tmp_path), 'step': -1}}
+@pytest.mark.parametrize('parts', [('encodr',), ('encoder', 'predictor'), ('encoder,projector',)])
+def test_a_part_that_the_run_does_not_have_is_refused(straight, tmp_path, parts):
+    """Nothing would be taken, and nothing said."""
+    with pytest.raises(Problem) as error:
+        train.fit(starting_from(straight, parts), str(tmp_path / 'run'))
+    assert error.value.code == CONFIG
+    assert f'config.pretrained.parts: no "{parts[-1]}"; ' in str(error.value)
+    assert 'Known: encoder, projector' in str(error.value)
+    assert not (tmp_path / 'run').exists()
+
+
+@pytest.mark.parametrize('section', ['pretrained', 'teacher'])
+def test_a_folder_that_is_no_run_is_refused(straight, tmp_path, section):
+    config = configs.saved(straight)
+    config[section] |= {'workdir': str(tmp_path)}
     with pytest.raises(Problem, match=f'{tmp_path} is not the workdir of a run') as error:
         train.fit(config, str(tmp_path / 'run'))
     assert error.value.code == INPUT
+
+
+SHORT = {'steps': 4, 'checkpoint_every': 2, 'log_every': 2}
+
+
+def without_evaluation(config) -> dict:
+    return config | SHORT | {'evaluation': config['evaluation'] | {'every': 0}}
+
+
+def go_on_without(gone, config, workdir):
+    """The state at the end of a run, and of the same run when after its second step the folder
+    `gone` was deleted, and it was killed and started again."""
+    train.fit(config, str(workdir))
+    _, expected, _ = restore(workdir)
+    shutil.rmtree(gone)
+    shutil.rmtree(workdir / 'checkpoints' / '4')
+    train.fit(config, str(workdir))
+    _, found, step = restore(workdir)
+    assert step == 4
+    return expected, found
+
+
+def test_a_run_that_goes_on_does_not_need_what_it_started_from(straight, tmp_path, capsys):
+    donor = shutil.copytree(straight, tmp_path / 'donor')
+    config = without_evaluation(starting_from(donor, ('encoder', 'projector')))
+    expected, found = go_on_without(donor, config, tmp_path / 'run')
+    assert 'resumed from step 2' in capsys.readouterr().err
+    assert differing(expected, found) == []
+
+
+# A teacher
+
+
+@pytest.fixture(scope='module')
+def teacher(straight, tmp_path_factory):
+    """The workdir of a run that classifies."""
+    workdir = tmp_path_factory.mktemp('teacher') / 'run'
+    config = starting_from(straight, ('encoder', 'projector'), method=finetuning())
+    train.fit(without_evaluation(config), str(workdir))
+    return workdir
+
+
+def taught(workdir, **changes) -> dict:
+    """The config of a smaller network that learns from the run in `workdir`."""
+    config = without_evaluation(configs.saved(workdir))
+    config |= {'seed': 8, 'method': {'name': 'distillation', 'temperature': 1.0}}
+    config['encoder'] |= {'widths': (4,)}
+    config['pretrained'] |= {'workdir': ''}
+    return config | {'teacher': {'workdir': str(workdir), 'step': -1}} | changes
+
+
+def test_a_student_has_its_teachers_parameters_and_state(teacher, tmp_path, monkeypatch):
+    _, theirs, _ = restore(teacher)
+    started = beginning(taught(teacher), tmp_path / 'run', monkeypatch)
+    assert differing(started.state.teacher, (theirs.params, theirs.state)) == []
+    assert len(paths(started.state.teacher)) > 10
+    saved = configs.saved(tmp_path / 'run')['teacher']
+    assert saved == {
+        'workdir': str(teacher),
+        'step': -1,
+        'run': configs.saved(teacher),
+        'examples': 1437,
+        'classes': 10,
+    }
+    config = taught(teacher)
+    config['teacher'] |= {'step': 2}
+    earlier = beginning(config, tmp_path / 'earlier', monkeypatch)
+    _, then, _ = restore(teacher, 2)
+    assert differing(earlier.state.teacher, (then.params, then.state)) == []
+    assert differing(earlier.state.teacher, started.state.teacher)
+
+
+def test_a_student_that_goes_on_does_not_need_its_teacher(teacher, tmp_path, capsys):
+    """Nor does it when it is evaluated: its own folder has all."""
+    gone = shutil.copytree(teacher, tmp_path / 'teacher')
+    expected, found = go_on_without(gone, taught(gone), tmp_path / 'run')
+    assert 'resumed from step 2' in capsys.readouterr().err
+    assert differing(expected, found) == []
+    _, theirs, _ = restore(teacher)
+    assert differing(found.state.teacher, (theirs.params, theirs.state)) == []  # it never changes
+
+
+def test_a_teacher_is_described_by_its_own_data(teacher):
+    """A student on fewer examples than a batch of its teacher's, of more classes: its classifier has
+    the teacher's classes, the probe those of the data."""
+    config = taught(teacher, batch_size=32)
+    config = train.with_teacher(config, '/absent')
+    run = describe(config, examples=40, classes=13)
+    params, state = (lambda ts: (ts.params, ts.state))(
+        train.state_shapes(run, parallel.make_mesh())
+    )
+    assert params['method']['predictor']['bias'].shape == (10,)
+    assert params['probe']['bias'].shape == (13,)
+    assert state.teacher[0]['probe']['bias'].shape == (10,)
+    config['teacher'] |= {'classes': 0}
+    with pytest.raises(Problem, match='needs labels'):
+        describe(config, examples=40, classes=13)

@@ -135,7 +135,7 @@ class ViT(nn.Module):
         )
         x, _ = blocks(self.heads, self.hidden, self.dtype, name='blocks')(x, rows, rates)
         x = x[:, :1] if self.pool == 'token' else x
-        x = x.astype(jnp.promote_types(x.dtype, jnp.float32))
+        # without a dtype it is in that of its parameters, float32, or a wider one
         return LayerNorm(name='norm')(x).mean(1)  # [n, d]
 
     def encode(self, height: int, width: int):
@@ -197,7 +197,7 @@ def vit(
     parameters, attention weights and norms' statistics are float32.
 
     Dense layers begin as in MoCo v3 (arXiv:2104.02057): xavier uniform, with queries, keys and
-    values as three matrices, and no bias.
+    values as three matrices, and biases of zero.
     """
     if variant not in VARIANTS:
         raise Problem(f'encoder.variant={variant}: a vit has one of {", ".join(VARIANTS)}')

@@ -28,7 +28,7 @@ class Linear(nn.Module):
 
     @nn.compact
     def __call__(self, x, rows):
-        return nn.Dense(4, dtype=x.dtype)(x.reshape(len(x), -1))
+        return nn.Dense(4, use_bias=False, dtype=x.dtype)(x.reshape(len(x), -1))
 
 
 def batch(label=LABEL) -> dict:
@@ -51,7 +51,7 @@ def expected(flat, tree):
     logits, the mean over labelled views."""
     p = jax.tree.unflatten(tree, flat)
     x = np.stack(batch()['views'], 1).reshape(2 * B, -1)
-    h = x @ p['encoder']['Dense_0']['kernel'] + p['encoder']['Dense_0']['bias']
+    h = x @ p['encoder']['Dense_0']['kernel']
     layer = p['projector']['bn1']
     y = h @ p['projector']['dense1']['kernel']
     z = oracles.batch_norm(y, 1, layer['scale'], layer['bias'], 1e-5)[0]

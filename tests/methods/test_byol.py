@@ -1,0 +1,54 @@
+"""The claims of BYOL: it regresses the target's projection of the other view; the target begins on its
+own and is an average; without a predictor the method collapses, and the health metrics say so."""
+
+import jax
+import numpy as np
+import pytest
+
+from clr_jax import networks
+from clr_jax.heads import MLP
+from clr_jax.methods.byol import byol
+from clr_jax.networks import Network
+from tests.methods.tiny import Linear, batch, close, outcome, start, train, unit
+
+
+def build(**settings):
+    shape = {'projector': (5, 4), 'predictor': (6, 4), 'momentum': 0.9}
+    return byol(Linear(), **shape | settings)
+
+
+@pytest.mark.parametrize('devices', [1, 8])
+def test_the_loss_is_the_squared_distance_of_units_in_both_directions(float64, devices):
+    params, state = start(build())
+    out = outcome(build(), params, state, batch(), devices)
+    head = {'bias': True, 'last_norm': None, 'kernel_std': 0.0}
+    network = Network(Linear(), MLP((5, 4), **head), MLP((6, 4), **head))
+    views = batch()['views']
+    p = [unit(networks.apply(network, params, state.stats, x)[0].p) for x in views]
+    z = [unit(networks.apply(network, state.target, state.target_stats, x)[0].z) for x in views]
+    expected = sum(((p[i] - z[1 - i]) ** 2).sum(1).mean() for i in (0, 1))
+    np.testing.assert_allclose(out.loss, expected, rtol=1e-10)
+
+
+def test_the_target_begins_on_its_own_and_follows_with_a_rising_momentum():
+    params, state = start(build())
+    kernel = lambda tree: tree['encoder']['Dense_0']['kernel']
+    assert np.abs(kernel(params) - kernel(state.target)).max() > 0.1
+    assert state.target.keys() == params.keys()  # the predictor too
+    target = state.target
+    steps = train(build(), params, state, [batch(seed=n) for n in range(4)])
+    for n, (params, state, _) in enumerate(steps, 1):
+        m = 1 - 0.1 * (np.cos(np.pi * n / 4) + 1) / 2
+        target = jax.tree.map(lambda t, p: m * t + (1 - m) * p, target, params)
+        close(state.target, target)
+    close(steps[-1][1].target, steps[-2][1].target)  # momentum 1
+    before, after = steps[0][1].target_stats, steps[1][1].target_stats
+    assert before['projector']['bn1']['mean'].tolist() != after['projector']['bn1']['mean'].tolist()
+
+
+def test_heads_have_biases_where_no_norm_follows_and_no_norm_at_the_end():
+    params, _ = start(build())
+    for head in ('projector', 'predictor'):
+        assert params[head].keys() == {'dense1', 'bn1', 'dense2'}
+        assert params[head]['dense1'].keys() == {'kernel', 'bias'}
+        assert params[head]['dense2'].keys() == {'kernel'}
