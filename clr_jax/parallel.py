@@ -111,7 +111,8 @@ def parts(rows, groups: int):
     """
     batch = len(rows) * size()
     if groups < 1 or batch % groups:
-        raise Problem(f'bn_groups={groups} does not divide a batch of {batch} rows into equal parts')
+        equal = f'does not divide a batch of {batch} rows into equal parts'
+        raise Problem(f'config.bn_groups={groups} {equal}')
     outer = lax.axis_size(GROUP) if inside() else 1
     number = rows * groups // batch  # [n]
     if outer == 1 or groups % outer:

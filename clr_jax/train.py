@@ -111,7 +111,7 @@ def describe(config: dict, examples: int, classes: int) -> Run:
     if examples < batch_size:
         few = f'there are {examples} training examples'
         raise Problem(f'config.batch_size={batch_size} is too large: {few}')
-    given = {'examples': examples, 'classes': classes, 'teacher': None}
+    given: dict = {'examples': examples, 'classes': classes, 'teacher': None}
     given['encoder'] = load('clr_jax.encoders', config['encoder'])
     teacher = config['teacher']
     if teacher.get('run'):  # its classes are the student's
@@ -277,7 +277,7 @@ def with_teacher(config: dict, workdir) -> dict:
 def others(config: dict, run: Run, mesh):
     """What a method's `init` takes from other runs, or None: the parts that config.pretrained names,
     checked against those of this run, and the teacher's (params, state)."""
-    taken = {'params': {}, 'batch_stats': {}}
+    taken: dict = {'params': {}, 'batch_stats': {}}
     workdir, step, parts = (config['pretrained'][key] for key in ('workdir', 'step', 'parts'))
     if workdir:
         other, ts, step = restore(workdir, step)

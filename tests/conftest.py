@@ -37,3 +37,13 @@ def config(name: str, variant: str = ''):
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     return module.get_config(variant)
+
+
+def resolved(name: str, variant: str = '', classes: int = 10) -> dict:
+    """That config as a dict, with what `fit` adds about the run of its teacher."""
+    of = config(name, variant).to_dict()
+    if of['teacher']['workdir']:
+        teacher = Path(of['teacher']['workdir']).name.removesuffix('_smoke')
+        about = {'run': resolved(teacher, variant), 'examples': 10**6, 'classes': classes}
+        of['teacher'] |= about
+    return of

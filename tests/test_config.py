@@ -13,7 +13,7 @@ from clr_jax.data.augment import View
 from clr_jax.entry import CONFIG, INPUT, Problem
 from clr_jax.schedules import schedule
 from clr_jax.train import describe
-from tests.conftest import ROOT, config
+from tests.conftest import ROOT, config, resolved
 
 NAMES = sorted(p.stem for p in (ROOT / 'configs').glob('*.py'))
 BOTH = [(name, variant) for name in NAMES for variant in ('', 'smoke')]
@@ -55,7 +55,7 @@ def write(folder, text: str) -> str:
 @pytest.mark.parametrize(('name', 'variant'), BOTH)
 def test_every_keyword_is_listed_and_none_is_made_up(name, variant):
     of = config(name, variant)
-    extra = {'optimizer': {'learning_rate', 'scaling', 'schedule'}}
+    extra = {'optimizer': {'learning_rate', 'scaling', 'schedule', 'layer_decay'}}
     for path, function in named(of).items():
         known = keywords(function)
         assert known, path  # the search for keywords finds some
@@ -92,8 +92,8 @@ def test_json_keeps_a_config(name, variant, tmp_path):
 def test_a_config_describes_a_run(name, variant, tmp_path):
     """Also when it comes back from JSON; its groups of parameters are checked when they meet the parameters."""
     of = config(name, variant)
-    configs.save(of.to_dict(), tmp_path)
-    for settings in (of.to_dict(), configs.saved(tmp_path)):
+    configs.save(resolved(name, variant), tmp_path)
+    for settings in (resolved(name, variant), configs.saved(tmp_path)):
         run = describe(settings, 50_000, 10)
         assert run.steps_per_epoch == 50_000 // of.batch_size
         assert run.total_steps == round(of.epochs * run.steps_per_epoch)

@@ -10,7 +10,7 @@ import jax
 import pytest
 
 from clr_jax import parallel, train
-from tests.conftest import ROOT, config
+from tests.conftest import ROOT, resolved
 from tests.steps import arguments, check_gradients_in_float32, kinds
 
 CONFIGS = sorted(path.stem for path in (ROOT / 'configs').glob('*.py'))
@@ -22,7 +22,7 @@ EXAMPLES, CLASSES = (
 
 def lower(name: str):
     """StableHLO of the config's step for TPUs on all devices, and its TrainState without values."""
-    c = config(name).to_dict()
+    c = resolved(name, classes=CLASSES)
     run = train.describe(c, EXAMPLES, CLASSES)
     mesh = parallel.make_mesh(groups=c['bn_groups'])
     parallel.check_batch(c['batch_size'], mesh, c['bn_groups'])
@@ -36,7 +36,8 @@ def lower(name: str):
     traced = step.trace(*arguments(mesh, ts, batch))
     after, metrics = traced.out_info
     assert kinds(after) == kinds(ts)
-    assert {'loss', 'gradient_norm', 'std', 'probe_top1'} <= metrics.keys()
+    assert {'loss', 'gradient_norm', 'std'} <= metrics.keys()
+    assert ('probe_top1' in metrics) == (c['probe']['learning_rate'] > 0)
     return traced.lower(lowering_platforms=('tpu',)).as_text(), ts
 
 

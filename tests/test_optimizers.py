@@ -469,6 +469,114 @@ def test_each_leaves_every_bit_as_it_was():
     np.testing.assert_allclose(got[-1]['probe']['predictor']['kernel'], moved[-1], rtol=1e-10)
 
 
+# Layers
+
+# of each family a tree of shapes and the layer of each leaf; blocks are stacked
+ENCODERS = {
+    'vit': {
+        'cls_token': ((1, 1, 2), 0),
+        'pos_embed': ((1, 5, 2), 0),
+        'patch_embed/kernel': ((2, 2, 3, 2), 0),
+        'blocks/norm1/scale': ((3, 2), (1, 2, 3)),
+        'blocks/qkv/kernel': ((3, 2, 6), (1, 2, 3)),
+        'norm/scale': ((2,), 4),
+    },
+    'resnet': {
+        'conv1/kernel': ((3, 3, 3, 2), 0),
+        'bn3/scale': ((2,), 0),  # of the stem of ResNet-D
+        'layer1_0/conv1/kernel': ((2, 2), 1),
+        'layer1_1/sk/conv2/kernel': ((2, 2), 1),
+        'layer3_12/bn3/scale': ((2,), 3),
+        'layer4_2/downsample_conv/kernel': ((2, 2), 4),
+    },
+    'convnet': {
+        'conv1/kernel': ((3, 2), 1),
+        'bn1/scale': ((2,), 1),
+        'conv2/kernel': ((2, 2), 2),
+        'bn10/bias': ((2,), 10),
+    },
+}
+DEPTH = {'vit': 3, 'resnet': 4, 'convnet': 10}
+LAYER_DECAY = 0.65
+
+
+def deep(flat):
+    """{'a/b': x} -> {'a': {'b': x}}."""
+    tree = {}
+    for path, leaf in flat.items():
+        *folders, name = path.split('/')
+        place = tree
+        for folder in folders:
+            place = place.setdefault(folder, {})
+        place[name] = leaf
+    return tree
+
+
+def layered_example(family):
+    """Shapes, layers, parameters and gradients of a network with that encoder."""
+    of = {f'encoder/{path}': about for path, about in ENCODERS[family].items()}
+    top = DEPTH[family] + 1
+    of |= {'projector/dense1/kernel': ((2, 3), top), 'predictor/bias': ((3,), top)}
+    rng = np.random.default_rng(0)
+    params = {path: rng.normal(size=shape) for path, (shape, _) in of.items()}
+    grads = [{p: rng.normal(size=shape) for p, (shape, _) in of.items()} for _ in range(STEPS)]
+    return {path: layer for path, (_, layer) in of.items()}, params, grads
+
+
+@pytest.mark.parametrize('name', ['sgd', 'adamw'])
+@pytest.mark.parametrize('family', ENCODERS)
+def test_layer_decay(family, name):
+    """Every layer alone by the recurrence of its own learning rate, 0.65^(depth + 1 - layer)."""
+    layer_of, params, grads = layered_example(family)
+    section = {'name': name, 'learning_rate': 0.1, 'weight_decay': 0.05}
+    groups = {
+        'scale': {'pattern': '(scale|bias)$', 'weight_decay': 0.0},
+        'projector': {'pattern': '^projector/', 'learning_rate': 0.5},
+    }
+    tx = optimizers.optimizer(section | {'layer_decay': LAYER_DECAY}, groups, **RUN)
+    got = run(tx, deep(params), map(deep, grads))
+    oracle = {'sgd': momentum_sgd, 'adamw': adam}[name]
+    shape = [0.1 * cosine(step, STEPS, 0, 0, 0) for step in range(STEPS)]
+
+    def alone(path, layer, pick):
+        factor = LAYER_DECAY ** (DEPTH[family] + 1 - layer)
+        factor *= 0.5 if path.startswith('projector') else 1.0
+        decay = 0.0 if path.endswith(('scale', 'bias')) else 0.05
+        mine = [pick(grad[path]) for grad in grads]
+        return oracle(pick(params[path]), mine, [factor * r for r in shape], [decay] * STEPS)
+
+    for path, layer in layer_of.items():
+        if isinstance(layer, tuple):
+            each = [alone(path, n, lambda x, i=i: x[i]) for i, n in enumerate(layer)]
+            expected = [np.stack(step) for step in zip(*each, strict=True)]
+        else:
+            expected = alone(path, layer, lambda x: x)
+        for tree, leaf in zip(got, expected, strict=True):
+            found = tree
+            for word in path.split('/'):
+                found = found[word]
+            np.testing.assert_allclose(found, leaf, rtol=1e-10, atol=1e-14, err_msg=path)
+
+
+def test_layer_decay_of_1_is_none():
+    params, grads = example()
+    plain = train(optimizers.optimizer(sgd_section(), {}, **RUN), params, grads)
+    off = train(optimizers.optimizer(sgd_section(layer_decay=1.0), {}, **RUN), params, grads)
+    for one, other in zip(plain, off, strict=True):
+        for path in SHAPES:
+            np.testing.assert_array_equal(one[path], other[path])
+
+
+@pytest.mark.parametrize('decay', [0.0, -0.5, None, math.nan])
+def test_mistake_in_the_layer_decay(decay):
+    assert 'optimizer.layer_decay' in problem(sgd_section(layer_decay=decay))
+
+
+def test_layer_decay_needs_layers():
+    params, _ = example()
+    assert 'optimizer.layer_decay' in problem(sgd_section(layer_decay=0.5), {}, params)
+
+
 # State
 
 

@@ -202,10 +202,8 @@ def info_nce(query, key, temperature=0.1, *, negatives=None, score=None):
     query, key = _wide(query), _wide(key)
     score = score or (lambda query, key: parallel.score(key, query))
     if negatives is None:
-        logits, target = (
-            score(query, parallel.gather(key)),
-            parallel.positions(len(query)),
-        )  # [b, B]
+        logits = score(query, parallel.gather(key))  # [b, B]
+        target = parallel.positions(len(query))
     else:
         positive = jax.vmap(lambda q, k: score(q[None], k[None])[0])(query, key)  # [b, 1]
         logits = jnp.concatenate([positive, score(query, negatives)], 1)  # [b, 1 + K]

@@ -19,7 +19,7 @@ from clr_jax import methods, parallel, schedules, train
 from clr_jax.checkpoint import Checkpoints, paths
 from clr_jax.data import pipeline, sources
 from clr_jax.method import make_time
-from tests.conftest import ROOT, config
+from tests.conftest import ROOT, config, resolved
 from tests.steps import double, kinds
 
 BATCH, EPOCH = 16, 10
@@ -48,7 +48,7 @@ CASES = cases()
 
 def small(name: str) -> dict:
     """The config `name`:smoke, smaller still, exact, at the peak learning rate of the full one."""
-    full, c = config(name).to_dict(), config(name, 'smoke').to_dict()
+    full, c = config(name).to_dict(), resolved(name, 'smoke')
     if c['encoder']['name'] in ('resnet', 'convnet'):
         c['encoder'] = TINY | {'bn_groups': c['encoder']['bn_groups']}
     for section in (c['encoder'], c['method']):
@@ -134,7 +134,7 @@ def test_the_state_keeps_structure_shape_and_dtype(case):
         assert found == t.kinds[0]
     assert {jax.tree.structure(state) for state in t.states} == {jax.tree.structure(t.states[0])}
 
-    c = config(CASES[case], 'smoke').to_dict() | {'batch_size': BATCH}
+    c = resolved(CASES[case], 'smoke') | {'batch_size': BATCH}
     c['encoder'] = t.config['encoder'] | {k: v for k, v in c['encoder'].items() if k == 'dtype'}
     run, mesh = train.describe(c, EPOCH * BATCH, 10), parallel.make_mesh(groups=c['bn_groups'])
     blank = train.blank_batch(run.views, BATCH)

@@ -112,7 +112,7 @@ def test_a_step_is_one_of_descent_on_equation_2(devices, constant, factor, float
         own = method.features(params, after.state, {'views': (view,)})['logits']
         same.append(np.argmax(own, -1) == answers(number).argmax(-1))
     np.testing.assert_allclose(metrics['agreement'], np.mean(same), rtol=1e-12)
-    assert 0.1 < np.mean(same) < 0.9
+    assert 0 < np.mean(same) < 0.9
 
 
 def test_a_small_student_learns_to_agree_and_the_teacher_stays_as_it_was(float64):
