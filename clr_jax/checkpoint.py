@@ -11,7 +11,7 @@ import numpy as np
 from etils import epath
 from jax import lax
 
-from clr_jax.entry import DATA, INPUT, Problem
+from clr_jax.entry import DATA, INPUT, Problem, absolute
 from clr_jax.log import say
 
 TRASH = (
@@ -31,7 +31,7 @@ class Checkpoints:
         from orbax.checkpoint.checkpoint_managers import preservation_policy as preservation
 
         self.ocp, self.read_only = ocp, read_only
-        self.directory = epath.Path(workdir) / 'checkpoints'
+        self.directory = epath.Path(absolute(str(workdir))) / 'checkpoints'
         accuracy = lambda metrics: metrics['top1']
         best = preservation.BestN(
             get_metric_fn=accuracy, n=1, keep_checkpoints_without_metrics=False

@@ -12,7 +12,7 @@ from etils import epath
 from ml_collections import ConfigDict
 from ml_collections.config_dict import placeholder
 
-from clr_jax.entry import CONFIG, INPUT, Problem, nearest
+from clr_jax.entry import CONFIG, INPUT, Problem, absolute, nearest
 
 
 def default() -> ConfigDict:
@@ -167,7 +167,7 @@ def save(config: dict, workdir):
 
 def saved(workdir) -> dict:
     """The config that a run left in its workdir."""
-    path = epath.Path(workdir) / 'config.json'
+    path = epath.Path(absolute(str(workdir))) / 'config.json'
     if not path.is_file():
         name = path.parent.name.removesuffix('_smoke')
         variant = ':smoke' if name != path.parent.name else ''

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 from clr_jax.entry import Problem
 from clr_jax.networks import BatchNorm, Network
 
-NORMS = {  # the scale and offset that a batch norm learns; None: no norm
+NORMS: dict[str, dict] = {  # the scale and offset that a batch norm learns; None: no norm
     'full': {},
     'scale': {'use_bias': False},
     'plain': {'use_scale': False, 'use_bias': False},
@@ -59,7 +59,7 @@ class MLP(nn.Module):
 
 def plain(dims, dtype=None) -> MLP:
     """An MLP without norms and with biases: the heads of MoCo, instance discrimination, SupCon."""
-    linear = {'norm': None, 'bias': True, 'last_norm': None, 'last_bias': True}
+    linear: dict = {'norm': None, 'bias': True, 'last_norm': None, 'last_bias': True}
     return MLP(tuple(dims), **linear, kernel_std=0.0, dtype=dtype)
 
 

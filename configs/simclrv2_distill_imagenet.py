@@ -1,5 +1,5 @@
-"""SimCLR v2 on ImageNet (Chen et al., 2020b): stage 3 of three, a network of the same size learns
-from what the fine-tuned one says of all images; no labels are used.
+"""SimCLR v2 on ImageNet (Chen et al., 2020b; the official notebook): stage 3 of three, a network of
+the same size learns from what the fine-tuned one says of all images; no labels are used.
 
     python -m clr_jax.main --config=configs/simclrv2_imagenet.py           # stage 1
     python -m clr_jax.main --config=configs/simclrv2_finetune_imagenet.py  # stage 2: the teacher
@@ -8,7 +8,8 @@ from what the fine-tuned one says of all images; no labels are used.
 Hardware: a pod of 64 or more TPU chips. Published, of a plain ResNet-50 whose teacher is a
 ResNet-152 (3x, selective kernels): 77.5 % top-1 with a tenth of the labels, 73.9 with one of a
 hundred. The temperature is that of self-distillation; for a teacher bigger than the student it is
---config.method.temperature=1. The length of the warm-up is that of stage 1, 5 % of the run.
+--config.method.temperature=1. The loss is the notebook's: the paper's times the square of the
+temperature. The length of the warm-up is that of stage 1, 5 % of the run.
 """
 
 from clr_jax.config import default, finish
@@ -43,6 +44,7 @@ def get_config(variant=''):
     config.method.update(
         name='distillation',
         temperature=0.1,
+        constant='official',
         projector=(2048, 2048, 128),
         head_layers=1,
         dtype='bfloat16',

@@ -40,10 +40,10 @@ def config(name: str, variant: str = ''):
 
 
 def resolved(name: str, variant: str = '', classes: int = 10) -> dict:
-    """That config as a dict, with what `fit` adds about the run of its teacher."""
+    """The config as `train.fit` completes it: with what it needs of the run that is its teacher."""
     of = config(name, variant).to_dict()
     if of['teacher']['workdir']:
         teacher = Path(of['teacher']['workdir']).name.removesuffix('_smoke')
-        about = {'run': resolved(teacher, variant), 'examples': 10**6, 'classes': classes}
+        about = {'run': resolved(teacher, variant, classes), 'examples': 10**6, 'classes': classes}
         of['teacher'] |= about
     return of

@@ -3,16 +3,17 @@
 import math
 import os
 from collections.abc import Iterator
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from clr_jax import config as configs
-from clr_jax.checkpoint import checksum
+from clr_jax import networks
+from clr_jax.checkpoint import checksum, crc
 from clr_jax.data import sources
 from clr_jax.entry import Problem
-from clr_jax.evaluate.features import Features, Task, extract, forward
-from clr_jax.train import fit, restore
+from clr_jax.evaluate.features import extract, forward
+from clr_jax.train import Run, TrainState, fit, restore
 
 CROP = ('area', 'ratio', 'min_object_covered', 'interpolation', 'flip')
 
@@ -40,58 +41,98 @@ class Finetune(NamedTuple):
     layer_decay: float = 1.0
 
 
-def finetune(
-    protocol: Finetune, task: Task, *, subset: dict, draws: int, baselines: bool, changes: dict
-) -> Iterator[tuple[list, dict]]:
-    """Train and test the encoder, and with `baselines` one from random weights, `draws` times each,
-    on the labels of `subset`; seeds are 0, 1, ...
+LORA = Finetune(method='lora', optimizer='adamw', learning_rate=1e-3, scaling='none')
 
-    subset: keywords of `sources.subset`; changes: epochs and learning_rate instead of the
-    protocol's. Each training is a run of its own in a folder of the workdir, where the same call
-    goes on after an end. Yields ([{'top1', 'top5'} of a draw], the rest of a record).
+
+def altered(protocol: Finetune, epochs=None, learning_rate=None) -> Finetune:
+    """The protocol with exactly so many epochs, and with another learning rate."""
+    if epochs is not None:
+        if not 0 < epochs < math.inf:
+            raise Problem(f'--epochs={epochs}: a number above 0')
+        protocol = protocol._replace(epochs=epochs, few_epochs=epochs, min_steps=1)
+    if learning_rate is not None:
+        protocol = protocol._replace(learning_rate=learning_rate)
+    return protocol
+
+
+class Task(NamedTuple):
+    """A run, and the data to evaluate it with."""
+
+    workdir: str
+    config: dict
+    run: Run
+    ts: TrainState
+    step: int
+    mesh: Any
+    train: sources.Source
+    test: sources.Source
+
+    @property
+    def view(self) -> dict:
+        """The size and the crop of test images."""
+        return {key: self.config['evaluation'][key] for key in ('size', 'crop')}
+
+    def weights(self, params, state) -> str:
+        """The checksum of an encoder of this run."""
+        variables = self.run.method.variables(params, state)
+        return checksum(networks.select(variables, ('encoder',)))
+
+
+def finetune(
+    protocol: Finetune, task: Task, subset: dict, draws: int, baselines: bool
+) -> Iterator[tuple[list, dict]]:
+    """Train and test `draws` times, seeds 0, 1, ..., a classifier on the run's encoder, and with
+    `baselines` on one that starts at random, from the labels of `subset` (`sources.subset`).
+
+    Each training is a run of its own in a folder of the workdir; the same call goes on with it where
+    it ended. Yields ([{'top1', 'top5'} of a draw], what else a record has) for each encoder.
     """
-    if not 0 < changes.get('epochs', 1) < math.inf:
-        raise Problem(f'--epochs={changes["epochs"]}: above 0')
-    if 'epochs' in changes:
-        protocol = protocol._replace(few_epochs=changes['epochs'], min_steps=1)
-    protocol = protocol._replace(**changes)
-    known = sources.subset(task.train, **subset, seed=0)
-    settled = settle(protocol, known.size, known.size / task.train.size, task.mesh.size)
-    weights = checksum(task.encoder)
-    what = f'{subset["per_class"]}_per_class' if subset['per_class'] else f'{subset["fraction"]:g}'
-    what = os.path.splitext(os.path.basename(subset['list']))[0] if subset['list'] else what
-    words = [protocol.method, what, *(f'{key}{value:g}' for key, value in changes.items())]
+    part = sources.subset(task.train, **subset)
+    settled = settle(protocol, part.size, part.size / task.train.size, task.mesh.size)
     for source in ('encoder', 'random') if baselines else ('encoder',):
         pretrained = {'workdir': task.workdir, 'step': task.step} if source == 'encoder' else {}
-        origin = f'step{task.step}' if source == 'encoder' else 'random'
         scores = []
         for seed in range(draws):
             config = recipe(protocol, task.config, settled, subset, pretrained, seed)
-            place = os.path.join(task.workdir, '_'.join([*words, origin, f'seed{seed}']))
-            fit(config, place)
-            run, ts, _ = restore(place)
+            folder = os.path.join(task.workdir, name(config, source))
+            fit(config, folder)
+            run, ts, _ = restore(folder)
             compiled = forward(run.method.features, task.mesh)
             encode = lambda batch: compiled(ts.params, ts.state, batch)
-            scores.append(accuracy(extract(encode, task.mesh, task.test, **task.view)))
+            asked = extract(encode, task.mesh, task.test, **task.view)
+            scores.append(accuracy(asked.logits, asked.label))
         yield (
             scores,
             {
                 'source': source,
-                'label_fraction': subset['fraction'] if subset['fraction'] < 1 else None,
-                'label_list': subset['list'] or None,
-                'step': task.step if source == 'encoder' else 0,
-                'weights': weights if source == 'encoder' else None,
-                'train_examples': known.size,
-                'data': [known.fingerprint, task.test.fingerprint],
+                'label_fraction': subset.get('fraction'),
+                'label_list': subset.get('list'),
+                'step': task.step if pretrained else 0,
+                'weights': task.weights(task.ts.params, task.ts.state) if pretrained else None,
+                'train_examples': part.size,
+                'test_examples': task.test.size,
+                'data': [part.fingerprint, task.test.fingerprint],
                 'settings': protocol._asdict() | settled | crop(task.config) | task.view,
             },
         )
 
 
-def accuracy(asked: Features) -> dict:
-    """{'top1': share of rows whose label has the largest logit, 'top5': one of the five largest}."""
-    ranked = np.argsort(-asked.logits, axis=1, kind='stable')  # [n, classes]
-    right = ranked == asked.label[:, None]
+def name(config: dict, source: str) -> str:
+    """Of the folder of a training: of another config, another name."""
+    subset, place = config['subset'], ('data_dir', 'path')
+    labels = f'{subset["per_class"]}_per_class' if subset['per_class'] else 'all_labels'
+    labels = f'{subset["fraction"]:g}' if subset['fraction'] < 1 else labels
+    labels = os.path.splitext(os.path.basename(subset['list']))[0] or labels
+    data = {key: value for key, value in config['data'].items() if key not in place}
+    digits = f'{crc(config | {"data": data}):08x}'
+    return f'{config["method"]["name"]}_{labels}_{source}_seed{subset["seed"]}_{digits}'
+
+
+def accuracy(logits, label) -> dict:
+    """{'top1': share of rows whose label has the largest logit, 'top5': one of the five largest};
+    [n, classes], [n]."""
+    ranked = np.argsort(-logits, axis=1, kind='stable')  # [n, classes]
+    right = ranked == label[:, None]
     return {'top1': float(right[:, 0].mean()), 'top5': float(right[:, :5].any(1).mean())}
 
 

@@ -9,11 +9,11 @@ import numpy as np
 from etils import epath
 
 from clr_jax import config as configs
-from clr_jax import networks, parallel
-from clr_jax.checkpoint import checksum
-from clr_jax.data import index, sources
+from clr_jax import parallel
+from clr_jax.data import sources
 from clr_jax.entry import Problem, nearest
 from clr_jax.evaluate.features import Features, extract, forward, pixels
+from clr_jax.evaluate.finetune import LORA, Finetune, Task, altered, finetune
 from clr_jax.evaluate.knn import Knn, knn
 from clr_jax.evaluate.linear import Linear, linear
 from clr_jax.log import say
@@ -23,11 +23,24 @@ PROTOCOLS: dict[str, tuple[Callable, Any]] = {
     'knn': (knn, Knn()),
     'knn200': (knn, Knn(k=200, temperature=0.07)),  # Wu et al., 2018
     'linear': (linear, Linear()),
+    'finetune': (finetune, Finetune()),
+    'lora': (finetune, LORA),
 }
 
 
 def evaluate(
-    workdir, name, *, step=-1, labels_per_class=0, draws=0, baselines=False, data_dir=None
+    workdir,
+    name,
+    *,
+    step=-1,
+    labels_per_class=0,
+    label_fraction=1.0,
+    label_list='',
+    draws=0,
+    baselines=False,
+    data_dir=None,
+    epochs=None,
+    learning_rate=None,
 ) -> list[dict]:
     """Evaluate the run in `workdir` by the protocol `name`; print and append one record per source
     of features.
@@ -35,81 +48,105 @@ def evaluate(
     With `labels_per_class` n, only n labels of each class are used, drawn `draws` times by the
     seeds 0, 1, ...: `top1` is the mean, `top1_std` the standard deviation over draws. `baselines`
     adds `random` (the encoder as initialised with the run's seed) and `pixels` to `encoder`.
+
+    The protocols that train, finetune and lora, also take a share of the labels, `label_fraction`,
+    or those of a file, `label_list` (`sources.subset`), and other `epochs` and another
+    `learning_rate` than theirs. A draw's seed is also that of its training, which in `random`
+    begins with the encoder; there are no `pixels`.
     """
     if name not in PROTOCOLS:
         raise Problem(f'--protocol={name} does not exist: {nearest(name, PROTOCOLS)}')
+    measure, protocol = PROTOCOLS[name]
+    training = isinstance(protocol, Finetune)
     if labels_per_class < 0 or draws < 0:
         raise Problem('--labels_per_class and --draws are not negative')
-    run_protocol, protocol = PROTOCOLS[name]
+    if not 0 < label_fraction <= 1:
+        raise Problem(f'--label_fraction={label_fraction}: above 0 and at most 1')
+    subset = {'per_class': labels_per_class, 'list': label_list}
+    subset = {key: value for key, value in subset.items() if value}
+    subset |= {'fraction': label_fraction} if label_fraction < 1 else {}
+    if len(subset) > 1:
+        raise Problem('--labels_per_class, --label_fraction and --label_list: use one of them')
+    changes = {'epochs': epochs, 'learning_rate': learning_rate}
+    changes = {key: value for key, value in changes.items() if value is not None}
+    if not training and (changes or subset.keys() - {'per_class'}):
+        flags = '--label_fraction, --label_list, --epochs and --learning_rate'
+        raise Problem(f'{flags} are of finetune and lora, not of --protocol={name}')
     config = configs.saved(workdir)
     run, ts, step = restore(workdir, step)
     mesh = parallel.make_mesh()
-    section = config['data'] | ({'data_dir': data_dir} if data_dir else {})
-    train, test = (sources.load(section, split) for split in ('train', 'test'))
+    config['data'] |= {'data_dir': data_dir} if data_dir else {}
+    train, test = (sources.load(config['data'], split) for split in ('train', 'test'))
     if not train.classes:
         raise Problem(f'{train.name} has no labels to evaluate with')
+    task = Task(str(workdir), config, run, ts, step, mesh, train, test)
+    draws = draws or (20 if labels_per_class and not training else 1)
+    if training:
+        found = measure(altered(protocol, **changes), task, subset, draws, baselines)
+    else:
+        found = frozen(measure, protocol, task, labels_per_class, draws, baselines)
+    records = []
+    for scores, about in found:
+        every = lambda key: np.array([score[key] for score in scores])
+        record = {
+            'protocol': name,
+            'source': about['source'],
+            'labels_per_class': labels_per_class or None,
+            'top1': round(float(every('top1').mean()), 5),
+            'top1_std': round(float(every('top1').std()), 5),
+            'draws': draws,
+        }
+        if 'top5' in scores[0]:
+            record['top5'] = round(float(every('top5').mean()), 5)
+        extra = {key: value for key, value in scores[0].items() if key not in record}
+        records.append(record | about | (extra if draws == 1 else {}))
+        write(workdir, records[-1])
+    if baselines:
+        width = max(len(record['source']) for record in records)
+        labels = ' '.join(f'{key}={value}' for key, value in subset.items()) or 'all'
+        for record in records:
+            score = f'{record["top1"]:.4f} +- {record["top1_std"]:.4f}'
+            say(f'{record["source"]:>{width}}  {name} top-1 {score}, {labels} labels')
+    return records
+
+
+def frozen(measure, protocol, task: Task, per_class: int, draws: int, baselines: bool):
+    """Yield (the scores of all draws, what else a record has) for each source of features."""
+    run, ts = task.run, task.ts
     networks = {'encoder': (run.method.features, ts.params, ts.state)}
     if baselines:
-        blank = blank_batch(run.views, 2)
-        fresh = make_state(run.method, run.optimizer, mesh, blank, seed=config['seed'])
+        blank, seed = blank_batch(run.views, 2), task.config['seed']
+        fresh = make_state(run.method, run.optimizer, task.mesh, blank, seed=seed)
         networks['random'] = (run.method.features, fresh.params, fresh.state)
         networks['pixels'] = (pixels, {}, {})
-    draws = draws or (20 if labels_per_class else 1)
-    view = {'size': config['evaluation']['size'], 'crop': config['evaluation']['crop']}
-    records = []
     for source, (features, params, state) in networks.items():
-        compiled = forward(features, mesh)
+        compiled = forward(features, task.mesh)
         known, asked = (
-            extract(lambda b: compiled(params, state, b), mesh, s, **view) for s in (train, test)
+            extract(lambda b: compiled(params, state, b), task.mesh, s, **task.view)
+            for s in (task.train, task.test)
         )
         scores = []
         for seed in range(draws):
-            chosen = few(known, labels_per_class, seed) if labels_per_class else known
-            scores.append(run_protocol(protocol, chosen, asked, train.classes, seed))
-        top1 = np.array([score['top1'] for score in scores])
-        variables = run.method.variables(params, state) if params else {}
-        weights = checksum(networks.select(variables, ('encoder',))) if params else None
-        extra = {k: scores[0][k] for k in scores[0] if k != 'top1'} if draws == 1 else {}
-        records.append(
+            chosen = few(known, per_class, seed) if per_class else known
+            scores.append(measure(protocol, chosen, asked, task.train.classes, seed))
+        yield (
+            scores,
             {
-                'protocol': name,
                 'source': source,
-                'labels_per_class': labels_per_class or None,
-                'top1': round(float(top1.mean()), 5),
-                'top1_std': round(float(top1.std()), 5),
-                'draws': draws,
-                'step': step if source == 'encoder' else 0,
-                'weights': weights,
-                'train_examples': len(known.label),
-                'test_examples': len(asked.label),
-                'data': [train.fingerprint, test.fingerprint],
-                'settings': dict(protocol._asdict(), **view),
-            }
-            | extra
+                'step': task.step if source == 'encoder' else 0,
+                'weights': task.weights(params, state) if params else None,
+                'train_examples': task.train.size,
+                'test_examples': task.test.size,
+                'data': [task.train.fingerprint, task.test.fingerprint],
+                'settings': protocol._asdict() | task.view,
+            },
         )
-        write(workdir, records[-1])
-    if baselines:
-        width = max(map(len, networks))
-        shots = f'{labels_per_class} per class' if labels_per_class else 'all'
-        for record in records:
-            score = f'{record["top1"]:.4f} +- {record["top1_std"]:.4f}'
-            say(f'{record["source"]:>{width}}  {name} top-1 {score}, {shots} labels')
-    return records
 
 
 def few(features: Features, per_class: int, seed: int) -> Features:
     """`per_class` examples of each class, drawn by `seed`."""
-    n = len(features.label)
-    order = index.permutation(np.arange(n), n, index.key(seed, 'labels'))
-    chosen = []
-    for label in np.unique(features.label):
-        of_class = order[features.label[order] == label]
-        if len(of_class) < per_class:
-            raise Problem(
-                f'--labels_per_class={per_class}: class {label} has {len(of_class)} examples'
-            )
-        chosen.append(of_class[:per_class])
-    rows = np.concatenate(chosen)
+    where = '--labels_per_class'
+    rows = sources.draw(features.label, seed, per_class=per_class, where=where)
     return Features(features.h[rows], features.label[rows])
 
 

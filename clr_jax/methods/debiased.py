@@ -19,7 +19,7 @@ def debiased(
 ) -> Method:
     """tau_plus: the probability that a negative is of the anchor's class, 1 / classes. dtype: of
     the projector's computation."""
-    head = {'last_norm': None, 'last_bias': True, 'kernel_std': 0.0}
+    head: dict = {'last_norm': None, 'last_bias': True, 'kernel_std': 0.0}
     head |= {'bn_groups': bn_groups, 'dtype': dtype}
     network = Network(encoder, MLP(tuple(projector), **head))
 

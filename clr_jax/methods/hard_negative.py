@@ -20,7 +20,7 @@ def hard_negative(
 ) -> Method:
     """beta: concentration of the weights exp(beta s / temperature) of negatives at similarity s; 0
     is the debiased loss. tau_plus: the probability that a negative is of the anchor's class."""
-    head = {'last_norm': None, 'last_bias': True, 'kernel_std': 0.0}
+    head: dict = {'last_norm': None, 'last_bias': True, 'kernel_std': 0.0}
     head |= {'bn_groups': bn_groups, 'dtype': dtype}
     network = Network(encoder, MLP(tuple(projector), **head))
 

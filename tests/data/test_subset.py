@@ -112,7 +112,12 @@ def test_a_fraction_of_the_digits(fraction, count):
 def test_what_makes_a_subset_another():
     whole = digits()
     assert sources.subset(whole) is whole
-    settings = [{'fraction': 0.1}, {'fraction': 0.1, 'seed': 1}, {'fraction': 0.2}, {'per_class': 2}]
+    settings = [
+        {'fraction': 0.1},
+        {'fraction': 0.1, 'seed': 1},
+        {'fraction': 0.2},
+        {'per_class': 2},
+    ]
     prints = [sources.subset(whole, **s).fingerprint for s in settings]
     assert len({whole.fingerprint, *prints}) == 5
     assert prints == [sources.subset(digits(), **s).fingerprint for s in settings]

@@ -13,7 +13,7 @@ from sklearn.datasets import load_digits
 from sklearn.neighbors import KNeighborsClassifier
 
 from clr_jax import config as configs
-from clr_jax import parallel
+from clr_jax import networks, parallel
 from clr_jax.checkpoint import Checkpoints, checksum
 from clr_jax.data import index, sources
 from clr_jax.entry import CONFIG, INPUT, Problem
@@ -112,7 +112,10 @@ def test_a_record_says_what_was_evaluated_and_how(records, states):
     run, ts = states
     assert [r['source'] for r in records] == ['encoder', 'random', 'pixels']
     splits = [sources.load({'name': 'digits'}, split).fingerprint for split in ('train', 'test')]
-    weights = [checksum(networks.select(run.method.variables(ts[n].params, ts[n].state), ['encoder'])) for n in (STEPS[-1], 0)]
+    weights = [
+        checksum(networks.select(run.method.variables(ts[n].params, ts[n].state), ['encoder']))
+        for n in (STEPS[-1], 0)
+    ]
     assert weights[0] != weights[1]
     for record, step, of in zip(records, (STEPS[-1], 0, 0), [*weights, None], strict=True):
         top1 = record.pop('top1')
@@ -164,7 +167,7 @@ def test_the_linear_protocol_records_its_rate(workdir, capsys, monkeypatch):
 
 
 def test_the_protocols_are_those_published():
-    assert PROTOCOLS.keys() == {'knn', 'knn200', 'linear'}
+    assert PROTOCOLS.keys() == {'knn', 'knn200', 'linear', 'finetune', 'lora'}
     assert PROTOCOLS['knn200'][1] == Knn(
         version=1, k=200, temperature=0.07
     )  # Wu et al., 2018, section 3.4
@@ -266,8 +269,12 @@ def test_few_labels_are_drawn_twenty_times_unless_said_otherwise(workdir):
         (
             {'name': 'kn'},
             CONFIG,
-            '--protocol=kn does not exist: did you mean "knn"? Known: knn, knn200, linear',
+            '--protocol=kn does not exist: did you mean "knn"? Known: finetune, knn, knn200, linear, lora',
         ),
+        ({'label_fraction': 0.1}, CONFIG, 'finetune and lora, not of --protocol=knn'),
+        ({'label_list': 'some.txt'}, CONFIG, 'finetune and lora, not of --protocol=knn'),
+        ({'epochs': 1.0}, CONFIG, 'finetune and lora, not of --protocol=knn'),
+        ({'learning_rate': 0.0, 'name': 'linear'}, CONFIG, 'not of --protocol=linear'),
         ({'labels_per_class': -1}, CONFIG, '--labels_per_class'),
         ({'draws': -1}, CONFIG, '--draws'),
         ({'step': 5}, INPUT, 'no checkpoint 5; it has [3, 7]'),

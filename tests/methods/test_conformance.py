@@ -5,6 +5,8 @@ tiny encoder, and trained in float64 for that form's epochs of ten steps each, a
 examples, at the learning rate of the full config.
 """
 
+import importlib
+import inspect
 import pkgutil
 import re
 from functools import cache
@@ -32,14 +34,27 @@ TINY = {
 
 
 def cases() -> dict[str, str]:
-    """{case: config} of every method; configs that differ in numbers alone are one case."""
+    """{case: config} of every method, published recipes first; configs in which the same code runs
+    with other numbers are one case."""
     found: dict[tuple, str] = {}
-    for path in sorted((ROOT / 'configs').glob('*.py')):
-        c = config(path.stem, 'smoke').to_dict()
+    paths = (ROOT / 'configs').glob('*.py')
+    for name in sorted((p.stem for p in paths), key=lambda name: (name.endswith('small'), name)):
+        c = config(name, 'smoke').to_dict()
+        method = dict(c['method'])
+        factory = getattr(
+            importlib.import_module(f'clr_jax.methods.{method["name"]}'), method.pop('name')
+        )
         words = [
-            v for k, v in c['method'].items() if isinstance(v, str) and k not in ('name', 'dtype')
+            v for k, v in method.items() if isinstance(v, str) and k not in ('dtype', 'targets')
         ]
-        found.setdefault((c['method']['name'], c['optimizer']['name'], *words), path.stem)
+        for parameter in inspect.signature(factory).parameters.values():
+            default = parameter.default
+            if parameter.kind is parameter.KEYWORD_ONLY and not isinstance(default, str):
+                on = bool(method[parameter.name])
+                if default is not None and on != bool(default):
+                    words.append(parameter.name if on else f'no {parameter.name}')
+        words += ['groups'] if c['bn_groups'] > 1 else []
+        found.setdefault((factory.__name__, *words), name)
     return {'-'.join(words): name for words, name in found.items()}
 
 
@@ -90,6 +105,13 @@ def make_step(c, run, mesh):
     return train.make_step(run.method, run.optimizer, mesh, seed=c['seed'], **pace)
 
 
+def taught(state):
+    """With a teacher that says something: a fresh one finds all classes equally likely."""
+    rng = np.random.default_rng(0)
+    teacher = jax.tree.map(lambda x: x + rng.random(x.shape), state.state.teacher)
+    return state._replace(state=state.state._replace(teacher=teacher))
+
+
 @cache
 def trained(case: str) -> Trained:
     """Only ever one run of a case."""
@@ -102,6 +124,7 @@ def trained(case: str) -> Trained:
     mesh = parallel.make_mesh(jax.devices()[:2], c['bn_groups'])
     with jax.enable_x64(True):
         state = double(train.make_state(run.method, run.optimizer, mesh, batch, seed=c['seed']))
+        state = taught(state) if c['teacher']['workdir'] else state
         state, batch = jax.device_put(state, parallel.replicated(mesh)), double(batch)
         step = make_step(c, run, mesh)
         result = Trained(
