@@ -177,7 +177,9 @@ def optimizer(
     known([section.get('name')], makers, 'optimizer.name')
     make = makers[section['name']]
     own = [*inspect.signature(make).parameters][1:]
-    known(section, ['name', 'learning_rate', 'scaling', 'schedule', 'layer_decay', *own], 'optimizer')
+    known(
+        section, ['name', 'learning_rate', 'scaling', 'schedule', 'layer_decay', *own], 'optimizer'
+    )
     layer_decay = number(section.get('layer_decay', 1.0), 'optimizer.layer_decay', zero=False)
     times = {'steps_per_epoch': steps_per_epoch, 'total_steps': total_steps}
 

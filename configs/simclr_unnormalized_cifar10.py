@@ -29,7 +29,7 @@ def get_config(variant=''):
         projector=(2048, 128),
         loss='nt_xent',
         normalized=False,
-        temperature=1.0,
+        temperature=10.0,
         dtype='bfloat16',
     )
     config.optimizer.update(name='lars', learning_rate=1.0, scaling='linear', weight_decay=1e-06)

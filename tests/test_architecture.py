@@ -121,8 +121,8 @@ def test_links_and_commands_of_the_documents_lead_somewhere():
         text = page.read_text()
         for target in re.findall(r'\]\((?!https?:)([^)#]+)\)', text):
             assert (ROOT / target).exists(), (page.name, target)
-        for config in re.findall(r'--config=(configs/\w+\.py)', text):
-            assert (ROOT / config).exists(), (page.name, config)
+        for file in re.findall(r'--config=(configs/\w+\.py)', text):
+            assert (ROOT / file).exists(), (page.name, file)
         for script in re.findall(r'\b((?:launch|tests|benchmarks)/[\w/]+\.(?:sh|py))\b', text):
             assert (ROOT / script).exists(), (page.name, script)
 

@@ -136,16 +136,21 @@ def test_smoke_keeps_what_the_run_is_about(name):
     full, small = config(name).to_dict(), config(name, 'smoke').to_dict()
     resized = (
         r'(data\.|batch_size|epochs|steps|log_every|checkpoint_every|evaluation\.(size|crop|every)'
-        r'|encoder\.(depth|width|widths|small_stem)|views\.\w+\.size|optimizer\.schedule\.warmup_epochs):? ?'
+        r'|encoder\.(depth|width|widths|small_stem|heads|patch|image_size)|views\.\w+\.size'
+        r'|method\.(projector|predictor|queue_size|memory|noise)|(pretrained|teacher)\.workdir'
+        r'|optimizer\.schedule\.warmup_epochs):? ?'
     )
     changed = configs.differences(full, small)
     assert changed
     for line in changed:
         assert re.match(resized, line), line
-    for key in ('method', 'probe', 'groups', 'pretrained', 'seed'):
+    for key in ('probe', 'groups', 'seed'):
         assert full[key] == small[key]
     assert small['data']['name'] == 'digits'
     assert small['batch_size'] * small['epochs'] <= 256  # some ninety steps of 64 on 1,437 digits
+    for key in ('pretrained', 'teacher'):  # runs in their smoke form
+        named = full[key]['workdir']
+        assert small[key]['workdir'] == (f'{named}_smoke' if named else '')
     share = full['optimizer']['schedule']['warmup_epochs'] / full['epochs']
     assert small['optimizer']['schedule']['warmup_epochs'] / small['epochs'] == pytest.approx(share)
     sizes = {view['size'] for view in small['views'].values()}

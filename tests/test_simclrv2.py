@@ -25,11 +25,12 @@ def folder(tmp_path, monkeypatch):
 
 
 def smoke(name: str, steps: int) -> dict:
-    """The config's smoke form, shorter, with a checkpoint at every second step."""
+    """The config's smoke form, shorter and around a smaller encoder, with a checkpoint at every
+    second step."""
     of = config(name, 'smoke')
     of.update(steps=steps, log_every=2, checkpoint_every=2)
-    of.evaluation.update(every=2, train_examples=64, test_examples=32)
-    return of.to_dict()
+    of.evaluation.update(every=0, train_examples=64, test_examples=32)
+    return of.to_dict() | {'encoder': {'name': 'convnet', 'widths': (4, 8)}}
 
 
 def fit(name: str, steps: int) -> Path:
@@ -40,6 +41,15 @@ def fit(name: str, steps: int) -> Path:
 
 def last(workdir) -> dict:
     return json.loads((workdir / 'metrics.jsonl').read_text().splitlines()[-1])
+
+
+@pytest.mark.parametrize('variant', ['', 'smoke'])
+def test_the_stages_have_the_same_network(variant):
+    stages = [config(name, variant).to_dict() for name in STAGES]
+    for stage in stages[1:]:
+        assert stage['encoder'] == stages[0]['encoder']
+        assert stage['method']['projector'] == stages[0]['method']['projector']
+        assert stage['method']['head_layers'] == 1
 
 
 def test_a_stage_says_which_one_is_missing(folder):
@@ -69,6 +79,8 @@ def test_each_stage_begins_with_what_the_one_before_has_left(folder):
     assert not {'probe_top1', 'knn_top1'} & last(teacher).keys()
     straight = fit(STAGES[2], 4)
     assert {'loss', 'agreement', 'test_top1'} <= last(straight).keys()
+    best = json.loads((straight / 'checkpoints' / '4' / 'metrics' / 'metrics').read_text())
+    assert best == {'top1': last(straight)['test_top1']}
 
     resumed = straight.with_name('resumed')
     shutil.copytree(straight, resumed)

@@ -14,6 +14,7 @@ import pytest
 
 from clr_jax import parallel, train
 from clr_jax.checkpoint import paths
+from clr_jax.data import index, sources
 from clr_jax.encoders.convnet import convnet
 from clr_jax.method import Aux, Method, Time
 from clr_jax.methods.simclr import simclr
@@ -235,3 +236,26 @@ def test_the_loss_sees_this_step_and_update_the_next(float64):
     np.testing.assert_allclose(ts.state.loss.progress, start / total, rtol=1e-6)
     np.testing.assert_allclose(ts.state.update.progress, (start + 1) / total, rtol=1e-6)
     assert ts.state.loss.progress < ts.state.update.progress < 1
+
+
+@pytest.mark.parametrize('classifies', [True, False])
+def test_a_classifier_is_judged_by_its_own_answers(classifies):
+    """Those of every fourth example are right; of any other method, by its neighbours."""
+    section = {'size': 8, 'crop': 1.0, 'train_examples': 40, 'test_examples': 101}
+    of = {'data': {'name': 'digits'}, 'evaluation': section}
+    test = sources.load(of['data'], 'test')
+
+    def features(params, state, batch):
+        answer = (batch['label'] + jnp.where(batch['index'] % 4 == 0, 0, 1)) % 10
+        known = {'h': batch['views'][0].reshape(len(answer), -1) / 255}
+        return known | ({'logits': jax.nn.one_hot(answer, 10)} if classifies else {})
+
+    method = regression()._replace(features=features)
+    data = sources.load(of['data'], 'train')
+    found = train.online_judge(of, method, parallel.make_mesh(), data)({}, {})
+    chosen = index.permutation(np.arange(101), test.size, index.key(0))
+    if classifies:
+        assert found == {'test_top1': pytest.approx(np.mean(chosen % 4 == 0))}
+    else:
+        assert found.keys() == {'knn_top1'}
+        assert found['knn_top1'] > 0.5

@@ -61,8 +61,8 @@ def distillation(
 
     def loss(params, state, batch, *, key, time):
         seen = [batch | {'views': (view,)} for view in batch['views']]
-        target = [teacher.features(*state.teacher, one)['logits'] for one in seen]
-        target = jax.lax.stop_gradient(jnp.stack(target, 1))  # [b, v, classes]
+        said = [teacher.features(*state.teacher, one)['logits'] for one in seen]
+        target = jax.lax.stop_gradient(jnp.stack(said, 1))  # [b, v, classes]
         views, stats = networks.apply_views(network, params, state.stats, batch['views'], key=key)
         h, z, logits = networks.stack(views)  # [b, v, d], [b, v, e], [b, v, classes]
         value = distill(logits, target, temperature, constant=constant)

@@ -19,7 +19,7 @@ from clr_jax.evaluate.protocols import PROTOCOLS, evaluate
 from clr_jax.train import fit, restore
 from tests.conftest import ROOT, config
 
-STEPS = (40, 80)
+STEPS = (120, 240)
 
 
 @pytest.fixture(scope='module')
@@ -27,7 +27,7 @@ def original(tmp_path_factory):
     """What a short run of SimCLR on the digits leaves behind."""
     folder = tmp_path_factory.mktemp('original') / 'run'
     of = config('simclr_digits')
-    of.batch_size, of.steps, of.checkpoint_every = 256, STEPS[-1], STEPS[0]
+    of.batch_size, of.steps, of.checkpoint_every = 128, STEPS[-1], STEPS[0]
     of.encoder.widths, of.method.projector = (16, 32, 64), (32, 16)
     of.evaluation.update(train_examples=64, test_examples=64)
     of.log_every = STEPS[-1]
@@ -43,11 +43,11 @@ def workdir(original, tmp_path):
 
 @pytest.fixture
 def quick(monkeypatch):
-    """Protocols of a few steps."""
-    for name in ('finetune', 'lora'):
+    """Protocols of 40 steps, at rates for that."""
+    for name, rate in (('finetune', 0.5), ('lora', 0.01)):
         measure, protocol = PROTOCOLS[name]
-        short = protocol._replace(epochs=6, few_epochs=6, min_steps=40)
-        monkeypatch.setitem(PROTOCOLS, name, (measure, short))
+        short = {'epochs': 6, 'few_epochs': 6, 'min_steps': 40, 'learning_rate': rate}
+        monkeypatch.setitem(PROTOCOLS, name, (measure, protocol._replace(**short)))
 
 
 def encoder(workdir, step=-1, kinds=('params', 'batch_stats')):
@@ -77,13 +77,13 @@ def contents(folder) -> dict:
 
 def test_few_labels_go_further_from_the_run_than_from_random_weights(workdir, capsys, monkeypatch):
     measure, protocol = PROTOCOLS['finetune']
-    monkeypatch.setitem(PROTOCOLS, 'finetune', (measure, protocol._replace(min_steps=60)))
+    protocol = protocol._replace(min_steps=60, learning_rate=0.2)
+    monkeypatch.setitem(PROTOCOLS, 'finetune', (measure, protocol))
     before = contents(workdir)
     records = evaluate(workdir, 'finetune', labels_per_class=4, baselines=True)
     assert contents(workdir) == before
     assert [r['source'] for r in records] == ['encoder', 'random']
-    assert records[0]['top1'] > records[1]['top1'] + 0.05
-    assert records[0]['top1'] > 0.6
+    assert records[0]['top1'] > records[1]['top1'] + 0.08
     lines = capsys.readouterr().out.splitlines()
     assert [json.loads(line) for line in lines] == json.loads(json.dumps(records))
     assert (workdir / 'results.jsonl').read_text().splitlines() == lines
@@ -107,7 +107,7 @@ def test_few_labels_go_further_from_the_run_than_from_random_weights(workdir, ca
             'train_examples': 40,
             'test_examples': 360,
             'data': [part.fingerprint, test.fingerprint],
-            'settings': protocol._replace(min_steps=60)._asdict()
+            'settings': protocol._asdict()
             | {'batch_size': 40, 'steps': 60, 'size': 8, 'crop': 1.0, 'flip': 0.0}
             | {'area': [0.4, 1.0], 'ratio': [0.5, 2.0], 'min_object_covered': 0.1}
             | {'interpolation': 'bicubic'},
@@ -119,7 +119,7 @@ def test_few_labels_go_further_from_the_run_than_from_random_weights(workdir, ca
         assert checkpoints.data() == found
 
 
-@pytest.mark.parametrize(('name', 'least'), [('finetune', 0.9), ('lora', 0.8)])
+@pytest.mark.parametrize(('name', 'least'), [('finetune', 0.85), ('lora', 0.6)])
 def test_all_labels(workdir, quick, name, least):
     (record,) = evaluate(workdir, name)
     assert record['top1'] > least
@@ -162,7 +162,8 @@ def test_draws_are_trainings_of_their_own(workdir, quick):
     scores = [read(p)[-1]['test_top1'] for p in folders]
     assert record['draws'] == 2
     assert record['top1'] == pytest.approx(np.mean(scores), abs=1e-5)
-    assert record['top1_std'] == pytest.approx(np.std(scores), abs=1e-5) > 0
+    assert record['top1_std'] == pytest.approx(np.std(scores), abs=1e-5)
+    assert scores[0] != scores[1]
     assert 'top5' in record
 
 

@@ -34,27 +34,25 @@ TINY = {
 
 
 def cases() -> dict[str, str]:
-    """{case: config} of every method, published recipes first; configs in which the same code runs
-    with other numbers are one case."""
+    """{case: config} of every method, published recipes first, and again with each setting that is
+    on where its default is off or off where it is on, with groups and with a transformer. Which of
+    several losses a method has is for their own tests."""
     found: dict[tuple, str] = {}
     paths = (ROOT / 'configs').glob('*.py')
     for name in sorted((p.stem for p in paths), key=lambda name: (name.endswith('small'), name)):
         c = config(name, 'smoke').to_dict()
-        method = dict(c['method'])
+        method = c['method']
         factory = getattr(
-            importlib.import_module(f'clr_jax.methods.{method["name"]}'), method.pop('name')
+            importlib.import_module(f'clr_jax.methods.{method["name"]}'), method['name']
         )
-        words = [
-            v for k, v in method.items() if isinstance(v, str) and k not in ('dtype', 'targets')
-        ]
-        for parameter in inspect.signature(factory).parameters.values():
-            default = parameter.default
-            if parameter.kind is parameter.KEYWORD_ONLY and not isinstance(default, str):
-                on = bool(method[parameter.name])
-                if default is not None and on != bool(default):
-                    words.append(parameter.name if on else f'no {parameter.name}')
+        words = ['vit'] if c['encoder']['name'] == 'vit' else []
         words += ['groups'] if c['bn_groups'] > 1 else []
-        found.setdefault((factory.__name__, *words), name)
+        for parameter in inspect.signature(factory).parameters.values():
+            default, value = parameter.default, method.get(parameter.name)
+            settable = parameter.kind is parameter.KEYWORD_ONLY and default is not None
+            if settable and bool(value) != bool(default):
+                words.append(parameter.name if value else f'no_{parameter.name}')
+        found.setdefault((method['name'], *words), name)
     return {'-'.join(words): name for words, name in found.items()}
 
 
