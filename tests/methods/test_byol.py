@@ -7,6 +7,7 @@ import pytest
 
 from clr_jax import networks
 from clr_jax.heads import MLP
+from clr_jax.health import health
 from clr_jax.methods.byol import byol
 from clr_jax.networks import Network
 from tests.methods.tiny import Linear, batch, close, outcome, start, train, unit
@@ -52,3 +53,18 @@ def test_heads_have_biases_where_no_norm_follows_and_no_norm_at_the_end():
         assert params[head].keys() == {'dense1', 'bn1', 'dense2'}
         assert params[head]['dense1'].keys() == {'kernel', 'bias'}
         assert params[head]['dense2'].keys() == {'kernel'}
+
+
+def test_without_a_predictor_it_collapses_and_the_health_metrics_say_so(float64):
+    """Grill et al., 2020, table 5b: the embeddings lose their spread, the loss its meaning."""
+
+    def after(**settings):
+        method = byol(Linear(), projector=(16, 8), momentum=0.9, **settings)
+        batches = [batch(seed=n % 8) for n in range(60)]
+        *_, (_, _, out) = train(method, *start(method), batches, rate=0.5, devices=1)
+        return jax.device_get(health(out.z)), out.loss
+
+    (alive, loss), (collapsed, less) = after(predictor=(16, 8)), after(predictor=())
+    assert less < 0.01 < loss
+    assert collapsed['std'] < 0.3 < 0.8 < alive['std']
+    assert collapsed['uniformity'] > -0.3 > -1.5 > alive['uniformity']

@@ -7,9 +7,10 @@ import pytest
 
 from clr_jax import networks
 from clr_jax.heads import MLP
+from clr_jax.health import health
 from clr_jax.methods.simsiam import simsiam
 from clr_jax.networks import Network
-from tests.methods.tiny import Linear, batch, close, outcome, start
+from tests.methods.tiny import Linear, batch, close, outcome, start, train
 
 
 def build(**settings):
@@ -46,3 +47,19 @@ def test_heads_are_the_papers():
     assert params['predictor'].keys() == {'dense1', 'bn1', 'dense2'}
     assert params['predictor']['dense2'].keys() == {'kernel', 'bias'}
     assert params['predictor']['dense1'].keys() == {'kernel'}
+
+
+def test_without_stopped_gradients_it_collapses_and_the_health_metrics_say_so(float64):
+    """Chen & He, 2020, table 1. The norm at the end of the projector keeps the deviation of each
+    dimension, and so `std`; what is lost is their number."""
+
+    def after(**settings):
+        method = simsiam(Linear(), projector=(16, 8), predictor=(8, 8), **settings)
+        batches = [batch(seed=n % 8) for n in range(60)]
+        *_, (_, _, out) = train(method, *start(method), batches, rate=0.5, devices=1)
+        return jax.device_get(health(out.z)), out.loss
+
+    (alive, loss), (collapsed, less) = after(), after(stop_gradient=False)
+    assert less < -0.99 < loss
+    assert collapsed['effective_rank'] < 2.5 < 3.5 < alive['effective_rank']
+    assert collapsed['uniformity'] > -1.8 > -2.3 > alive['uniformity']

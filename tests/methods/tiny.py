@@ -1,6 +1,7 @@
 """The least encoder and batch, and a step with them on any number of devices: what a method does
 here it does with any encoder."""
 
+from functools import cache
 from typing import Any, NamedTuple
 
 import flax.linen as nn
@@ -43,7 +44,9 @@ def start(method, views: int = 2):
 
 
 def now(step: int = 0, total: int = 10) -> Time:
-    return Time(jnp.int32(step), jnp.int32(step), jnp.asarray(step / total))
+    return Time(
+        jnp.asarray(step, jnp.int32), jnp.asarray(step, jnp.int32), jnp.asarray(step / total)
+    )
 
 
 class Outcome(NamedTuple):
@@ -58,11 +61,13 @@ class Outcome(NamedTuple):
     metrics: dict
 
 
-def outcome(method, params, state, data, devices: int = 8, step: int = 0, groups: int = 1):
-    """Loss, gradients and new state as `train.make_step` computes them."""
+@cache
+def compiled(method, devices: int, groups: int):
+    """Loss, gradients and new state as `train.make_step` computes them, of (step, params, state,
+    batch)."""
     mesh = parallel.make_mesh(jax.devices()[:devices], groups)
 
-    def on_shard(params, state, data):
+    def on_shard(step, params, state, data):
         key = jax.random.fold_in(jax.random.key(0), step)
 
         def objective(params):
@@ -76,10 +81,15 @@ def outcome(method, params, state, data, devices: int = 8, step: int = 0, groups
         rest = aux.state, whole(aux.h), whole(aux.z), parallel.mean(aux.metrics)
         return Outcome(loss, whole(own[None]), parallel.reduce(grads), *rest)
 
+    specs = jax.P(), jax.P(), jax.P(), jax.P(parallel.DATA)
+    return mesh, jax.jit(parallel.shard(on_shard, mesh, specs, jax.P()))
+
+
+def outcome(method, params, state, data, devices: int = 8, step: int = 0, groups: int = 1):
+    """One step on a mesh."""
     with jax.enable_x64(True):
-        specs = jax.P(), jax.P(), jax.P(parallel.DATA)
-        run = jax.jit(parallel.shard(on_shard, mesh, specs, jax.P()))
-        return jax.device_get(run(params, state, parallel.spread(data, mesh)))
+        mesh, run = compiled(method, devices, groups)
+        return jax.device_get(run(jnp.int32(step), params, state, parallel.spread(data, mesh)))
 
 
 def train(method, params, state, batches, rate: float = 0.1, devices: int = 2):
