@@ -74,7 +74,7 @@ def finish(config: ConfigDict, variant: str = '', **smoke_changes) -> ConfigDict
 def smoke(config: ConfigDict) -> ConfigDict:
     """The same method, encoder family, optimizer and views, at laptop size on scikit-learn's
     embedded digits."""
-    config.data = ConfigDict({'name': 'digits'})
+    config.data, config.subset = ConfigDict({'name': 'digits'}), default().subset
     shrink = 4.0 / config.epochs
     config.batch_size, config.epochs, config.steps = 64, 4.0, 0
     config.optimizer.schedule.warmup_epochs = shrink * config.optimizer.schedule.get(

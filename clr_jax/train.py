@@ -21,7 +21,7 @@ from clr_jax.evaluate.features import extract, forward
 from clr_jax.evaluate.knn import Knn, knn
 from clr_jax.health import health
 from clr_jax.log import Log, say
-from clr_jax.method import Method, load, make_time
+from clr_jax.method import Method, check_keywords, load, make_time
 from clr_jax.probe import probed
 
 
@@ -152,6 +152,7 @@ def fit(config: dict, workdir: str):
     mesh = parallel.make_mesh(groups=config['bn_groups'])
     batch_size = config['batch_size']
     parallel.check_batch(batch_size, mesh, config['bn_groups'])
+    check_keywords(sources.subset, config['subset'], 'config.subset')
     train = sources.subset(sources.load(config['data'], 'train'), **config['subset'])
     run = describe(config, train.size, train.classes or 0)
     judge = online_judge(config, run.method, mesh, train) if train.classes else None

@@ -79,7 +79,7 @@ def subset(
     if not 0 < fraction <= 1:
         raise Problem(f'config.subset.fraction={fraction}: above 0 and at most 1', CONFIG)
     if per_class < 0:
-        raise Problem(f'config.subset.per_class={per_class} is not negative', CONFIG)
+        raise Problem(f'config.subset.per_class={per_class} is negative', CONFIG)
     if list:
         chosen = _listed(source, list)
     elif per_class:
@@ -95,7 +95,7 @@ def subset(
         return source
     chosen = np.sort(chosen)
     numbers = tensorflow().constant(chosen, 'int64')
-    own = lambda known: [known[i] for i in chosen]
+    names = source.names
     return source._replace(
         name=f'{len(chosen)} of {source.name}',
         size=len(chosen),
@@ -103,7 +103,7 @@ def subset(
         fingerprint=_hash((source.fingerprint, chosen.tolist())),
         where=lambda i: source.where(int(chosen[i])),
         labels=lambda: source.labels()[chosen],
-        names=None if source.names is None else lambda: own(source.names()),
+        names=names and (lambda: np.array(names(), object)[chosen].tolist()),
         images=None if source.images is None else source.images[chosen],
     )
 

@@ -1,8 +1,8 @@
 """Evaluate a run: `python -m clr_jax.evaluate --workdir=runs/simclr_digits --protocol=knn`.
 
 knn, knn200 and linear look at frozen features; finetune and lora train, in folders of the workdir,
-where the same command goes on with what was interrupted. Prints one JSON line per source of features on stdout and appends it to `results.jsonl` in the
-workdir.
+where the same command goes on with what was interrupted. Prints one JSON line per source of
+features on stdout and appends it to `results.jsonl` in the workdir.
 """
 
 from absl import flags
