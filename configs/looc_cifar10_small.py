@@ -30,7 +30,7 @@ def get_config(variant=''):
         'view0_query': shape | {'shared': DRAWS},
         'view1_all': shape,
         'view2_color': shape | {'shared': color},
-        'view3_rotation': shape | {'shared': ('rotate', 'turn')},
+        'view3_rotation': shape | {'shared': ('rotate',)},
     }
     config.encoder.update(name='convnet', widths=(32, 64, 128, 256))
     config.method.update(

@@ -15,7 +15,7 @@ from clr_jax.data import index
 from clr_jax.entry import CONFIG, Problem, nearest
 
 DRAWS = (
-    *('crop', 'rotate', 'turn', 'flip', 'jitter', 'order', 'brightness', 'contrast', 'saturation'),
+    *('crop', 'rotate', 'flip', 'jitter', 'order', 'brightness', 'contrast', 'saturation'),
     *('hue', 'grayscale', 'blur', 'sigma', 'solarize'),
 )
 METHODS = ('bilinear', 'bicubic', 'area', 'nearest')
@@ -128,8 +128,8 @@ def sample(view: View, keys, number: int) -> dict:
         # a seed [b, 2]: the box itself depends on the image's shape
         result['crop'] = (draw('crop', 2) * 2**31).astype(np.int32)
     if view.rotate:
-        turn = 1 + np.floor(3 * draw('turn')).astype(np.int32)
-        result['rotate'] = np.where(draw('rotate') < view.rotate, turn, 0)  # [b] quarters
+        share = draw('rotate') / view.rotate  # below 1: turned
+        result['rotate'] = np.where(share < 1, 1 + np.floor(3 * share), 0).astype(np.int32)  # [b]
     if view.flip:
         result['flip'] = draw('flip') < view.flip
     if colours := strengths(view):

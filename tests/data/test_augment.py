@@ -159,6 +159,19 @@ def test_resize_and_its_overshoot(interpolation):
     assert (interpolation == 'bicubic') == (exact.max() > 256)
 
 
+def test_solarize_inverts_the_brighter_half():
+    x = picture()
+    view = OFF._replace(size=24, solarize=0.5)
+    np.testing.assert_array_equal(apply(view, x, solarize=True), np.where(x < 128, x, 255 - x))
+    np.testing.assert_array_equal(apply(view, x, solarize=False), x)
+
+
+@pytest.mark.parametrize('quarters', [0, 1, 2, 3])
+def test_rotate_turns_by_quarters(quarters):
+    x, view = picture(), OFF._replace(size=24, rotate=0.5)
+    np.testing.assert_array_equal(apply(view, x, rotate=quarters), np.rot90(x, quarters))
+
+
 def test_what_is_off_is_not_in_the_graph():
     tf = tensorflow()
 
@@ -169,7 +182,7 @@ def test_what_is_off_is_not_in_the_graph():
         graph = function.get_concrete_function(tf.TensorSpec((None, None, 3), tf.uint8), form).graph
         return {op.type for op in graph.get_operations()}, set(like)
 
-    on, drawn = operations(View())
+    on, drawn = operations(View(rotate=0.5, solarize=0.5))
     assert {'StatelessIf', 'StatelessSampleDistortedBoundingBox'} <= on
     assert drawn == set(augment.DRAWS)
     off, drawn = operations(OFF)
@@ -180,8 +193,11 @@ def test_what_is_off_is_not_in_the_graph():
 def test_parameters_follow_the_settings_of_the_view():
     n = 20_000
     keys = index.key(0, 0, np.arange(n))
-    p = augment.sample(View(brightness=1.5), keys, 0)
-    for name, share in {'flip': 0.5, 'jitter': 0.8, 'grayscale': 0.2, 'blur': 0.5}.items():
+    p = augment.sample(View(brightness=1.5, solarize=0.3, rotate=0.6), keys, 0)
+    for turn, share in enumerate((0.4, 0.2, 0.2, 0.2)):
+        assert abs((p['rotate'] == turn).mean() - share) < 4 * np.sqrt(share * (1 - share) / n)
+    shares = {'flip': 0.5, 'jitter': 0.8, 'grayscale': 0.2, 'blur': 0.5, 'solarize': 0.3}
+    for name, share in shares.items():
         assert abs(p[name].mean() - share) < 4 * np.sqrt(share * (1 - share) / n)
     bounds = {'brightness': (0, 2.5), 'contrast': (0.2, 1.8), 'saturation': (0.2, 1.8)}
     for name, (low, high) in (bounds | {'hue': (-0.2, 0.2), 'sigma': (0.1, 2.0)}).items():

@@ -13,6 +13,7 @@ from clr_jax.entry import CONFIG, Problem
 from clr_jax.method import load, make_time
 from clr_jax.methods.simclr import simclr
 from tests import oracles
+from tests.methods import tiny
 
 BATCH = 16
 MOMENTUM, EPSILON = 0.9, 1e-5  # of batch statistics
@@ -131,6 +132,51 @@ def test_the_logistic_loss_is_a_setting():
     loss, _, z, *_, metrics = outcome(8, loss='nt_logistic')
     np.testing.assert_allclose(loss, oracles.nt_logistic(z, 0.5), rtol=1e-12)
     assert not metrics  # it bounds no information
+
+
+@pytest.mark.parametrize(
+    ('settings', 'expected'),
+    [
+        (
+            {'loss': 'nt_logistic', 'mining': 'semi_hard'},
+            lambda z: oracles.nt_logistic(z, 0.5, semi_hard=True),
+        ),
+        ({'loss': 'margin', 'margin': 0.8}, lambda z: oracles.margin(z, 0.8)),
+        (
+            {'loss': 'margin', 'mining': 'semi_hard'},
+            lambda z: oracles.margin(z, 0.4, semi_hard=True),
+        ),
+        ({'normalized': False}, lambda z: oracles.nt_xent(z, 0.5, normalized=False)),
+    ],
+)
+def test_the_losses_of_the_papers_comparison_are_settings(settings, expected):
+    loss, _, z, *_ = outcome(8, **settings)
+    np.testing.assert_allclose(loss, expected(z), rtol=1e-10)
+
+
+def test_the_memory_holds_embeddings_of_a_slow_copy_and_they_are_negatives():
+    """SimCLR v2: both views of a batch enter after its loss; the copy is an average of parameters."""
+    method = build(memory=40, momentum=0.7)
+    params, state = tiny.start(method)
+    steps = tiny.train(method, params, state, [tiny.batch(seed=n) for n in range(2)])
+    for (params, after, out), queue in zip(steps, (state.queue, steps[0][1].queue), strict=True):
+        expected = oracles.nt_xent(out.z, 0.5, negatives=queue)
+        np.testing.assert_allclose(out.loss, expected, rtol=1e-10)
+        state = state._replace(
+            target=jax.tree.map(lambda t, p: 0.7 * t + 0.3 * p, state.target, params)
+        )
+        tiny.close(after.target, state.target)
+        np.testing.assert_allclose(np.linalg.norm(after.queue, axis=1), 1, rtol=1e-6)
+    assert steps[1][1].cursor == 2 * 32 % 40
+    np.testing.assert_allclose(
+        steps[0][1].queue[:32], tiny.unit(steps[0][2].z.reshape(32, -1)), rtol=1e-9
+    )
+    np.testing.assert_array_equal(steps[1][1].queue[24:32], steps[0][1].queue[24:32])
+
+
+def test_only_nt_xent_has_a_memory():
+    with pytest.raises(Problem, match='only nt_xent has a memory'):
+        build(loss='margin', memory=64)
 
 
 @pytest.mark.parametrize('widths', [(5,), (8, 5), (8, 7, 5)])
