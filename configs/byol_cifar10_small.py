@@ -1,5 +1,5 @@
-"""BYOL on CIFAR-10 with a four-layer ConvNet: minutes on a laptop, and not a reproduction of anything
-published.
+"""BYOL on CIFAR-10 with a four-layer ConvNet: minutes on a laptop, and not a reproduction of
+anything published.
 
     python -m clr_jax.main --config=configs/byol_cifar10_small.py
 
@@ -27,7 +27,7 @@ def get_config(variant=''):
         name='byol',
         projector=(256, 128),
         predictor=(256, 128),
-        momentum=0.99,
+        momentum=0.95,
     )
     config.optimizer = {
         'name': 'adamw',
@@ -37,5 +37,6 @@ def get_config(variant=''):
     }
     config.optimizer.schedule = {'name': 'cosine', 'warmup_epochs': 0.2}
     config.groups.norm_and_bias = {'pattern': '(bias|scale)$', 'weight_decay': 0.0}
+    config.groups.predictor = {'pattern': '^predictor/', 'learning_rate': 10.0}
     config.evaluation.update(every=390, train_examples=5000, test_examples=1000)
     return finish(config, variant)

@@ -1,5 +1,5 @@
-"""Hard negative sampling on CIFAR-10 with a four-layer ConvNet: minutes on a laptop, and not a reproduction of anything
-published.
+"""Hard negative sampling on CIFAR-10 with a four-layer ConvNet: minutes on a laptop, and not a
+reproduction of anything published.
 
     python -m clr_jax.main --config=configs/hard_negative_cifar10_small.py
 

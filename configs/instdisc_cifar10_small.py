@@ -1,7 +1,10 @@
-"""Instance discrimination on CIFAR-10 with a four-layer ConvNet: minutes on a laptop, and not a reproduction of anything
-published.
+"""Instance discrimination on CIFAR-10 with a four-layer ConvNet: minutes on a laptop, and not a
+reproduction of anything published.
 
     python -m clr_jax.main --config=configs/instdisc_cifar10_small.py
+
+It trains on 10,000 of the images, each of which it sees ten times as often, in one view, as the
+other methods do.
 
 Hardware: two CPU cores, about 5 minutes. `python benchmarks/small_compute.py` compares it with the
 other methods.
@@ -12,8 +15,11 @@ from clr_jax.config import default, finish
 
 def get_config(variant=''):
     config = default()
-    config.batch_size, config.epochs = 128, 6.0
+    config.batch_size, config.epochs = 128, 30.0
     config.data = {'name': 'tfds', 'dataset': 'cifar10', 'train': 'train', 'test': 'test'}
+    config.subset.fraction = (
+        0.2  # each image often enough for its row of the memory to mean something
+    )
     config.views.view = {
         'copies': 1,
         'size': 32,
@@ -37,7 +43,7 @@ def get_config(variant=''):
         'scaling': 'none',
         'weight_decay': 1e-4,
     }
-    config.optimizer.schedule = {'name': 'cosine', 'warmup_epochs': 0.2}
+    config.optimizer.schedule = {'name': 'cosine', 'warmup_epochs': 1.0}
     config.groups.norm_and_bias = {'pattern': '(bias|scale)$', 'weight_decay': 0.0}
     config.evaluation.update(every=390, train_examples=5000, test_examples=1000)
     return finish(config, variant)

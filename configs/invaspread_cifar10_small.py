@@ -1,5 +1,5 @@
-"""InvaSpread on CIFAR-10 with a four-layer ConvNet: minutes on a laptop, and not a reproduction of anything
-published.
+"""InvaSpread on CIFAR-10 with a four-layer ConvNet: minutes on a laptop, and not a reproduction of
+anything published.
 
     python -m clr_jax.main --config=configs/invaspread_cifar10_small.py
 

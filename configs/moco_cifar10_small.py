@@ -1,5 +1,5 @@
-"""MoCo v2 on CIFAR-10 with a four-layer ConvNet: minutes on a laptop, and not a reproduction of anything
-published.
+"""MoCo v2 on CIFAR-10 with a four-layer ConvNet: minutes on a laptop, and not a reproduction of
+anything published.
 
     python -m clr_jax.main --config=configs/moco_cifar10_small.py
 

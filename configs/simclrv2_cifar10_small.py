@@ -1,5 +1,5 @@
-"""SimCLR v2 on CIFAR-10 with a four-layer ConvNet: minutes on a laptop, and not a reproduction of anything
-published.
+"""SimCLR v2 on CIFAR-10 with a four-layer ConvNet: minutes on a laptop, and not a reproduction of
+anything published.
 
     python -m clr_jax.main --config=configs/simclrv2_cifar10_small.py
 

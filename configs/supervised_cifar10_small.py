@@ -1,5 +1,5 @@
 """A four-layer ConvNet on CIFAR-10 with all labels: what the encoder of simclr_cifar10_small can
-learn in as many steps when it is told the classes. Not a reproduction of anything published.
+learn from as many pictures when it is told the classes. Not a reproduction of anything published.
 
     python -m clr_jax.main --config=configs/supervised_cifar10_small.py --config.data.data_dir=~/tensorflow_datasets
 
@@ -12,7 +12,7 @@ from clr_jax.config import default, finish
 
 def get_config(variant=''):
     config = default()
-    config.batch_size, config.epochs = 128, 5.5
+    config.batch_size, config.epochs = 128, 6.0
     config.data = {'name': 'tfds', 'dataset': 'cifar10', 'train': 'train', 'test': 'test'}
     config.views.view = {
         'copies': 1,
@@ -33,5 +33,5 @@ def get_config(variant=''):
     config.optimizer.schedule = {'name': 'cosine', 'warmup_epochs': 0.2}
     config.groups.norm_and_bias = {'pattern': '(bias|scale)$', 'weight_decay': 0.0}
     config.probe.learning_rate = 0.0
-    config.evaluation.update(every=715, test_examples=10000)
+    config.evaluation.update(every=780, test_examples=10000)
     return finish(config, variant)
