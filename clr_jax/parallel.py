@@ -124,7 +124,7 @@ def parts(rows, groups: int):
 def exchange(x, order):
     """The rows of the global batch in another order: this shard's rows of x[order], where x is this
     shard's [b, ...] and order [B] the same everywhere."""
-    return gather(x)[order[positions(len(x))]]
+    return jnp.asarray(gather(x))[order[positions(len(x))]]
 
 
 # Tables: rows that outlive the batch (queues, memories), the same on every shard.
@@ -132,13 +132,14 @@ def exchange(x, order):
 
 def take(table, index):
     """Rows `index` [...] of a table [n, d] -> [..., d]."""
-    return table[index]
+    return jnp.asarray(table)[index]
 
 
 def put(table, index, values):
     """The table [n, d] with the rows `index` [b], unique in the global batch, replaced by this
     shard's `values` [b, d]; no gradient."""
-    return table.at[gather_state(index)].set(gather_state(values).astype(table.dtype))
+    values = gather_state(values).astype(table.dtype)  # [B, d]
+    return jnp.asarray(table).at[gather_state(index)].set(values)
 
 
 def score(table, query, index=None):
@@ -146,7 +147,7 @@ def score(table, query, index=None):
     `index` [b, m] -> [b, m]."""
     if index is None:
         return query @ table.T
-    return jnp.einsum('bd,bmd->bm', query, table[index])
+    return jnp.einsum('bd,bmd->bm', query, take(table, index))
 
 
 def enqueue(queue, cursor, values):

@@ -222,7 +222,7 @@ def test_wrong_words_on_the_command_line(program, workdir, words, code, said):
         ('data.name=digit', ["'digit'", 'did you mean "digits"', 'folder', 'tfds']),
         ('optimizer.schedule.name=cosin', ['"cosin"', 'did you mean "cosine"']),
         ('optimizer.scaling=liner', ['"liner"', 'did you mean "linear"']),
-        ('method.loss=ntxent', ["'ntxent'", 'did you mean "nt_xent"']),
+        ('method.loss=ntxent', ['"ntxent"', 'did you mean "nt_xent"']),
         ('views.view.interpolation=bicubik', ['"bicubik"', 'did you mean "bicubic"']),
         ('views.view.flip=2', ['flip=2.0', 'probability']),
         ('views.view.size=0', ['size=0']),

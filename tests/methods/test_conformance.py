@@ -29,7 +29,7 @@ COMPARED = 3  # steps in a row, each time: rounding grows with every one
 TINY = {
     'name': 'convnet',
     'widths': (8, 16),
-    'dropout': 0.1,
+    'dropout': 0.02,
 }  # instead of an encoder of images by convolution
 
 
