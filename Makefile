@@ -1,6 +1,6 @@
 python := .venv/bin/python
 
-.PHONY: check environment format lint types test lock
+.PHONY: check environment format lint types test smoke lock
 
 check: lint types test
 
@@ -21,6 +21,10 @@ types: environment
 
 test: environment
 	tests/run.sh
+
+# Every config's laptop form, to the end: about an hour on two cores.
+smoke: environment
+	JAX_PLATFORMS=cpu $(python) -m tests.every_smoke
 
 # The exact versions of a fresh install; on Linux x86-64 with Python 3.11.
 lock:
