@@ -12,7 +12,7 @@ from clr_jax.config import default, finish
 
 def get_config(variant=''):
     config = default()
-    config.batch_size, config.epochs = 128, 3.0
+    config.batch_size, config.epochs = 64, 3.0
     config.data = {'name': 'tfds', 'dataset': 'cifar10', 'train': 'train', 'test': 'test'}
     config.views.view = {
         'size': 32,
@@ -37,5 +37,5 @@ def get_config(variant=''):
     config.optimizer.schedule = {'name': 'cosine', 'warmup_epochs': 0.2}
     config.groups.norm_and_bias = {'pattern': '(bias|scale)$', 'weight_decay': 0.0}
     config.groups.predictor = {'pattern': '^predictor/', 'learning_rate': 10.0}
-    config.evaluation.update(every=390, train_examples=5000, test_examples=1000)
+    config.evaluation.update(every=780, train_examples=5000, test_examples=1000)
     return finish(config, variant)
