@@ -41,7 +41,7 @@ def get_config(variant=''):
         name='supcon',
         projector=(2048, 128),
         temperature=0.1,
-        base_temperature=0.07,
+        constant='official',
         dtype='bfloat16',
     )
     config.optimizer.update(name='sgd', learning_rate=0.5, scaling='none', weight_decay=0.0001)

@@ -2,7 +2,7 @@
 examples of a class are positives of each other."""
 
 from clr_jax import networks
-from clr_jax.entry import Problem
+from clr_jax.entry import Problem, known
 from clr_jax.heads import plain
 from clr_jax.losses.contrastive import sup_con
 from clr_jax.method import Aux, Method, State, features
@@ -15,17 +15,19 @@ def supcon(
     *,
     projector=(2048, 128),
     temperature=0.1,
-    base_temperature=0.0,
+    constant='paper',
     bn_groups=1,
     dtype=None,
 ) -> Method:
     """Stage 1, with the loss's outside form (eq. 2); stage 2 is `--protocol=linear`.
 
-    base_temperature: above 0, the loss is multiplied by temperature / base_temperature; the
-    official code has 0.07. The projector has biases and no norms, as there.
+    constant: 'paper', or 'official' (the code's, which multiplies the loss by temperature / 0.07).
+    The projector has biases and no norms, as there.
     """
     if not classes:
         raise Problem('config.method.name=supcon needs labels, and these data have none')
+    known([constant], ('paper', 'official'), 'config.method.constant')
+    base = 0.07 if constant == 'official' else None
     network = Network(encoder, plain(projector, dtype))
 
     def init(key, batch, pretrained=None):
@@ -35,7 +37,6 @@ def supcon(
     def loss(params, state, batch, *, key, time):
         views, stats = networks.apply_views(network, params, state.stats, batch['views'], key=key)
         out = networks.stack(views)  # h [b, v, d], z [b, v, e]
-        base = base_temperature or None
         value = sup_con(out.z, batch['label'], temperature, base_temperature=base)
         return value, Aux(State(stats), {}, out.h, out.z)
 

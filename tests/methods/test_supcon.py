@@ -25,7 +25,7 @@ def test_it_needs_labels():
 def test_the_official_constant_is_a_setting():
     settings = {'projector': (5, 4), 'temperature': 0.3}
     plain, official = (
-        supcon(Linear(), 4, **settings, base_temperature=base) for base in (0.0, 0.07)
+        supcon(Linear(), 4, **settings, constant=constant) for constant in ('paper', 'official')
     )
     params, state = start(plain, 3)
     one, other = (outcome(method, params, state, batch(3)).loss for method in (plain, official))
