@@ -34,12 +34,15 @@ TINY = {
 
 
 def cases() -> dict[str, str]:
-    """{case: config} of every method, published recipes first, and again with each setting that is
-    on where its default is off or off where it is on, with groups and with a transformer. Which of
-    several losses a method has is for their own tests."""
+    """{case: config} of every method, published recipes first and ImageNet's before others, and
+    again with each setting that is on where its default is off or off where it is on, with groups
+    and with a transformer. Which of several losses a method has is for their own tests."""
     found: dict[tuple, str] = {}
     paths = (ROOT / 'configs').glob('*.py')
-    for name in sorted((p.stem for p in paths), key=lambda name: (name.endswith('small'), name)):
+    for name in sorted(
+        (p.stem for p in paths),
+        key=lambda name: (name.endswith('small'), 'imagenet' not in name, name),
+    ):
         c = config(name, 'smoke').to_dict()
         method = c['method']
         factory = getattr(
