@@ -105,11 +105,13 @@ def row(name: str, places: list[Path], source: str = 'encoder') -> str:
     if not scores['knn']:
         return ''
     cells = [spread(values) for values in scores.values()]
-    logs = [records(place / 'metrics.jsonl') for place in places] if source == 'encoder' else []
-    logs = [log for log in logs if log]
+    trained = [
+        place for place in places if source == 'encoder' and (place / 'metrics.jsonl').exists()
+    ]
+    logs = [records(place / 'metrics.jsonl') for place in trained]
     last = [next((line['std'] for line in reversed(log) if 'std' in line), None) for log in logs]
     std = f'{statistics.mean(last):.2f}' if logs and None not in last else ''
-    minutes = f'{statistics.mean(map(duration, logs)):.1f}' if logs else ''
+    minutes = f'{statistics.mean(map(duration, trained, logs)):.1f}' if logs else ''
     return '| ' + ' | '.join([name, *cells, std, minutes]) + ' |'
 
 
@@ -120,12 +122,13 @@ def spread(values: list[float]) -> str:
     return f'{statistics.mean(values):.1f}{deviation}'
 
 
-def duration(log: list[dict]) -> float:
+def duration(workdir: Path, log: list[dict]) -> float:
     """Minutes of training, from the logged speeds."""
+    batch = json.loads((workdir / 'config.json').read_text())['batch_size']
     steps = [line['step'] for line in log]
     lengths = [b - a for a, b in zip([0, *steps], steps, strict=False)]
     return (
-        sum(128 * n / line['examples_per_second'] for n, line in zip(lengths, log, strict=True))
+        sum(batch * n / line['examples_per_second'] for n, line in zip(lengths, log, strict=True))
         / 60
     )
 

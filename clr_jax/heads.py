@@ -6,7 +6,7 @@ import flax.linen as nn
 import jax.numpy as jnp
 
 from clr_jax.entry import Problem
-from clr_jax.networks import BatchNorm, Network
+from clr_jax.networks import BatchNorm, Network, wide
 
 NORMS: dict[str, dict] = {  # the scale and offset that a batch norm learns; None: no norm
     'full': {},
@@ -82,7 +82,7 @@ class Classifier(nn.Module):
         zeros = nn.initializers.zeros
         kernel = self.param('kernel', zeros, (x.shape[-1], self.classes), jnp.float32)
         bias = self.param('bias', zeros, (self.classes,), jnp.float32)
-        return x.astype(jnp.promote_types(x.dtype, jnp.float32)) @ kernel + bias
+        return wide(x) @ kernel + bias
 
 
 def classified(encoder, classes, projector=(), head_layers=0, **settings) -> Network:

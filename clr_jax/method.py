@@ -48,12 +48,13 @@ def online(params, state):
     return {'params': params, 'batch_stats': state.stats}
 
 
-def features(network):
-    """The `features` of a method that trains one network: h and z of the only view."""
+def features(network, classifier=False):
+    """The `features` of a method that trains one network: h and z of the only view, and the logits
+    if its predictor is a classifier."""
 
     def evaluated(params, state, batch):
         out = networks.evaluate(network, params, state.stats, batch['views'][0])
-        return {'h': out.h, 'z': out.z}
+        return {'h': out.h, 'z': out.z} | ({'logits': out.p} if classifier else {})
 
     return evaluated
 
@@ -90,6 +91,12 @@ def check_views(batch, count: int):
     """Refuse a config that makes another number of views than the method contrasts."""
     if (made := len(batch['views'])) != count:
         raise Problem(f'the method takes {count} views of an example; config.views makes {made}')
+
+
+def check_labels(name: str, classes: int):
+    """Refuse data without labels, for the method `name` that learns from them."""
+    if not classes:
+        raise Problem(f'config.method.name={name} needs labels, and these data have none')
 
 
 def rising(start, progress):

@@ -115,14 +115,19 @@ def standardize(x, mean, std):
     return (x - jnp.asarray(mean, x.dtype)) / jnp.asarray(std, x.dtype)
 
 
+def wide(x):
+    """x in float32 at least: for sums, norms and exponentials."""
+    return x.astype(jnp.promote_types(x.dtype, jnp.float32))
+
+
 def pool(x):
     """Global average pooling [n, h, w, c] -> [n, c], in float32 at least."""
-    return x.astype(jnp.promote_types(x.dtype, jnp.float32)).mean((1, 2))
+    return wide(x).mean((1, 2))
 
 
 def normalize(x, axis=-1):
     """x / |x| along `axis`, in float32 at least; a zero vector stays zero, with a finite gradient."""
-    x = x.astype(jnp.promote_types(x.dtype, jnp.float32))
+    x = wide(x)
     return x * lax.rsqrt(jnp.maximum(jnp.sum(jnp.square(x), axis, keepdims=True), 1e-12))
 
 

@@ -3,9 +3,8 @@ wrapper of the method."""
 
 import jax
 import jax.numpy as jnp
-import optax
 
-from clr_jax import parallel
+from clr_jax.losses.classification import cross_entropy
 from clr_jax.method import Method
 
 
@@ -31,13 +30,7 @@ def probed(method: Method, classes: int) -> Method:
         value, aux = method.loss(params['method'], state, batch, key=key, time=time)
         h = jax.lax.stop_gradient(aux.h)  # [b, v, d]
         logits = h @ params['probe']['kernel'] + params['probe']['bias']  # [b, v, classes]
-        label = jnp.broadcast_to(batch['label'][:, None], logits.shape[:2])  # [b, v]
-        known = label >= 0
-        # per shard, so that a mean over shards is right
-        count = jnp.maximum(parallel.total(known.sum()), 1) / parallel.size()
-        errors = optax.softmax_cross_entropy_with_integer_labels(logits, jnp.maximum(label, 0))
-        probe_loss = jnp.where(known, errors, 0).sum() / count
-        top1 = jnp.where(known, logits.argmax(-1) == label, False).sum() / count
+        probe_loss, top1 = cross_entropy(logits, batch['label'])
         # its gradient; its value is exactly 0
         value = value + (probe_loss - jax.lax.stop_gradient(probe_loss))
         return value, aux._replace(

@@ -4,6 +4,7 @@ import jax
 import jax.numpy as jnp
 
 from clr_jax import parallel
+from clr_jax.networks import wide
 
 
 def cross_entropy(logits, label, smoothing=0.0):
@@ -44,5 +45,4 @@ def distill(logits, teacher, temperature, *, constant='paper'):
 
 
 def _log_softmax(logits, temperature=1.0):
-    wide = jnp.promote_types(logits.dtype, jnp.float32)
-    return jax.nn.log_softmax(logits.astype(wide) / temperature)
+    return jax.nn.log_softmax(wide(logits) / temperature)

@@ -17,7 +17,7 @@ import optax
 from jax.nn import softplus  # -log sigmoid(-x)
 
 from clr_jax import parallel
-from clr_jax.networks import normalize
+from clr_jax.networks import normalize, wide
 
 # Two views of each example
 
@@ -199,7 +199,7 @@ def info_nce(query, key, temperature=0.1, *, negatives=None, score=None):
     >>> print(f'{info_nce(jnp.zeros((8, 4)), jnp.eye(8, 4)):.4f}, log 8 is {jnp.log(8):.4f}')
     2.0794, log 8 is 2.0794
     """
-    query, key = _wide(query), _wide(key)
+    query, key = wide(query), wide(key)
     score = score or (lambda query, key: parallel.score(key, query))
     if negatives is None:
         logits = score(query, parallel.gather(key))  # [b, B]
@@ -257,7 +257,7 @@ def nce(positive, noise, log_noise):
     2.7726, 4 log 2 is 2.7726
     """
     logits = jnp.concatenate([positive[:, None], noise], 1)
-    logits = _wide(logits) - log_noise  # [b, 1 + m]
+    logits = wide(logits) - log_noise  # [b, 1 + m]
     return (softplus(-logits[:, 0]) + softplus(logits[:, 1:]).sum(1)).mean()
 
 
@@ -278,7 +278,7 @@ def _against_all(z, normalized):
         raise ValueError(
             f'this loss is defined on two views of each example, [b, 2, d]; got {z.shape}'
         )
-    z = normalize(z) if normalized else _wide(z)
+    z = normalize(z) if normalized else wide(z)
     # example-major: the sibling of row r is r ^ 1
     keys = parallel.gather(z).reshape(-1, d)  # [2B, d]
     numbers = parallel.positions(2 * b)  # [2b]
@@ -308,11 +308,6 @@ def _log_rest(logits):
 def _mean(x, where):
     """The mean of each row of [m, n] over its entries in `where`; 0 without any."""
     return jnp.where(where, x, 0).sum(1) / jnp.maximum(where.sum(1), 1)
-
-
-def _wide(x):
-    """In float32 at least: similarities enter an exponential."""
-    return x.astype(jnp.promote_types(x.dtype, jnp.float32))
 
 
 def _constant(name):

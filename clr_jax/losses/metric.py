@@ -8,6 +8,7 @@ import jax.numpy as jnp
 
 from clr_jax import parallel
 from clr_jax.losses.contrastive import info_nce
+from clr_jax.networks import wide
 
 
 def contrastive(x, y, same, margin=1.0):
@@ -20,7 +21,7 @@ def contrastive(x, y, same, margin=1.0):
     >>> print(contrastive(jnp.zeros((2, 2)), jnp.array([[1.0, 0.0], [0.0, 0.5]]), same))
     0.625
     """
-    square = _square(_wide(x), _wide(y))  # [b]
+    square = _square(wide(x), wide(y))  # [b]
     apart = square > 0  # the root has no gradient at 0; there we take 0
     distance = jnp.where(apart, jnp.sqrt(jnp.where(apart, square, 1)), 0)
     return jnp.where(same, square, jnp.maximum(margin - distance, 0) ** 2).mean()
@@ -34,7 +35,7 @@ def triplet(anchor, positive, negative, margin=0.2):
     >>> print(triplet(jnp.zeros((1, 2)), jnp.array([[1.0, 0.0]]), jnp.array([[0.0, 0.5]])))
     0.95
     """
-    anchor, positive, negative = _wide(anchor), _wide(positive), _wide(negative)
+    anchor, positive, negative = wide(anchor), wide(positive), wide(negative)
     excess = _square(anchor, positive) - _square(anchor, negative) + margin  # [b]
     return jnp.maximum(excess, 0).mean()
 
@@ -60,7 +61,7 @@ def triplet_mined(z, label, margin=0.2, *, mining='all'):
     """
     if mining not in ('all', 'hard', 'semi_hard'):
         raise ValueError(f'mining={mining!r}: "all", "hard" or "semi_hard" triplets')
-    z = _wide(z)
+    z = wide(z)
     keys, labels = parallel.gather(z), parallel.gather(label)  # [B, d], [B]
     distance = _square(z[:, None], keys)  # [b, B]
     itself = parallel.positions(len(z))[:, None] == jnp.arange(len(keys))
@@ -97,14 +98,10 @@ def n_pair(query, key, *, l2=0.0):
     >>> print(f'{n_pair(jnp.zeros((8, 4)), jnp.eye(8, 4)):.4f}, log 8 is {jnp.log(8):.4f}')
     2.0794, log 8 is 2.0794
     """
-    length = (_wide(query) ** 2 + _wide(key) ** 2).sum(-1).mean()
+    length = (wide(query) ** 2 + wide(key) ** 2).sum(-1).mean()
     return info_nce(query, key, 1.0) + l2 * length
 
 
 def _square(x, y):
     """Squared distances of rows [..., d], exact where they are close."""
     return jnp.sum((x - y) ** 2, -1)
-
-
-def _wide(x):
-    return x.astype(jnp.promote_types(x.dtype, jnp.float32))

@@ -27,7 +27,7 @@ def byol(
     bn_groups=1,
     dtype=None,
 ) -> Method:
-    """predictor: () leaves it out, and the method collapses (table 5b). momentum: of the target at
+    """predictor: () leaves it out, and the method collapses (table 5). momentum: of the target at
     the start; it rises to 1 by half a cosine. dtype: of the heads' computation.
 
     The target begins with random parameters of its own, not with a copy, and each view passes

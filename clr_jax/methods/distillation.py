@@ -7,10 +7,10 @@ import jax
 import jax.numpy as jnp
 
 from clr_jax import networks
-from clr_jax.entry import Problem, nearest
+from clr_jax.entry import Problem, known
 from clr_jax.heads import classified
 from clr_jax.losses.classification import distill
-from clr_jax.method import Aux, Method
+from clr_jax.method import Aux, Method, features
 
 
 class DistillationState(NamedTuple):
@@ -43,21 +43,18 @@ def distillation(
         )
     if not temperature > 0:
         raise Problem(f'config.method.temperature={temperature}: must be above 0')
-    if constant not in ('paper', 'official'):
-        raise Problem(
-            f'config.method.constant={constant!r}: {nearest(constant, ("paper", "official"))}'
-        )
+    known([constant], ('paper', 'official'), 'config.method.constant')
     head = {'bn_groups': bn_groups, 'dtype': dtype}
     network = classified(encoder, classes, projector, head_layers, **head)
 
     def init(key, batch, pretrained=None):
         params, stats = networks.init(network, key, batch['views'][0], pretrained)
-        known = (pretrained or {}).get('teacher')
-        known = known or teacher.init(jax.random.fold_in(key, 1), batch)
-        if 'logits' not in jax.eval_shape(teacher.features, *known, batch):
+        frozen = (pretrained or {}).get('teacher')
+        frozen = frozen or teacher.init(jax.random.fold_in(key, 1), batch)
+        if 'logits' not in jax.eval_shape(teacher.features, *frozen, batch):
             missing = 'has no classifier; it must be one of a method such as finetune'
             raise Problem(f'the run in config.teacher.workdir {missing}')
-        return params, DistillationState(stats, known)
+        return params, DistillationState(stats, frozen)
 
     def loss(params, state, batch, *, key, time):
         seen = [batch | {'views': (view,)} for view in batch['views']]
@@ -69,8 +66,4 @@ def distillation(
         agreement = (logits.argmax(-1) == target.argmax(-1)).mean()
         return value, Aux(state._replace(stats=stats), {'agreement': agreement}, h, z)
 
-    def features(params, state, batch):
-        h, z, logits = networks.evaluate(network, params, state.stats, batch['views'][0])
-        return {'h': h, 'z': z, 'logits': logits}
-
-    return Method(init, loss, features)
+    return Method(init, loss, features(network, classifier=True))

@@ -5,7 +5,7 @@ from clr_jax import networks
 from clr_jax.entry import Problem
 from clr_jax.heads import classified
 from clr_jax.losses.classification import cross_entropy
-from clr_jax.method import Aux, Method, State
+from clr_jax.method import Aux, Method, State, check_labels, features
 
 
 def finetune(
@@ -25,8 +25,7 @@ def finetune(
     many of them are kept, with their norms and ReLUs; SimCLR v2 keeps the first (Chen et al., 2020;
     arXiv:2006.10029, section 2), others none. dtype: of their computation.
     """
-    if not classes:
-        raise Problem('config.method.name=finetune needs labels, and these data have none')
+    check_labels('finetune', classes)
     if not 0 <= label_smoothing < 1:
         raise Problem(f'config.method.label_smoothing={label_smoothing}: from 0 up, below 1')
     head = {'bn_groups': bn_groups, 'dtype': dtype}
@@ -42,8 +41,4 @@ def finetune(
         value, top1 = cross_entropy(logits, batch['label'], label_smoothing)
         return value, Aux(State(stats), {'top1': top1}, h, z)
 
-    def features(params, state, batch):
-        h, z, logits = networks.evaluate(network, params, state.stats, batch['views'][0])
-        return {'h': h, 'z': z, 'logits': logits}
-
-    return Method(init, loss, features)
+    return Method(init, loss, features(network, classifier=True))

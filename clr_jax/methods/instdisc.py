@@ -32,9 +32,9 @@ def instdisc(
     bn_groups=1,
     dtype=None,
 ) -> Method:
-    """noise: rows drawn for each example to estimate the loss by NCE (eq. 7; ImageNet); 0: the full
-    softmax over all examples (eq. 2; CIFAR-10). momentum: of the memory. proximal: weight of the
-    squared distance to the memory (eq. 8; the paper has 30, the official code none).
+    """noise: rows drawn for each example to estimate the loss by NCE (ImageNet); 0: the full softmax
+    over all examples (CIFAR-10). momentum: of the memory. proximal: weight of the
+    squared distance to the memory (the paper has 30, the official code none).
     """
     network = Network(encoder, plain(projector, dtype))
 

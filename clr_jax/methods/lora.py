@@ -12,7 +12,7 @@ from clr_jax import networks
 from clr_jax.entry import Problem
 from clr_jax.heads import classified
 from clr_jax.losses.classification import cross_entropy
-from clr_jax.method import Aux, Method
+from clr_jax.method import Aux, Method, check_labels
 
 
 class LoraState(NamedTuple):
@@ -38,8 +38,7 @@ def lora(
     training too: so without a and b it is what it was. `bn_groups`: every method is given it; here
     it does nothing. What others see as the encoder has a b added to its kernels.
     """
-    if not classes:
-        raise Problem('config.method.name=lora needs labels, and these data have none')
+    check_labels('lora', classes)
     if rank < 1:
         raise Problem(f'config.method.rank={rank}: must be at least 1')
     if not 0 <= label_smoothing < 1:

@@ -20,7 +20,7 @@ def simsiam(
     dtype=None,
 ) -> Method:
     """projector: three layers on ImageNet, two on CIFAR-10. predictor: its bottleneck and output.
-    stop_gradient: without it the method collapses (table 1). dtype: of the heads' computation.
+    stop_gradient: without it the method collapses (section 4.1). dtype: of the heads' computation.
 
     The predictor's constant learning rate is a group of the config.
     """

@@ -2,10 +2,10 @@
 examples of a class are positives of each other."""
 
 from clr_jax import networks
-from clr_jax.entry import Problem, known
+from clr_jax.entry import known
 from clr_jax.heads import plain
 from clr_jax.losses.contrastive import sup_con
-from clr_jax.method import Aux, Method, State, features
+from clr_jax.method import Aux, Method, State, check_labels, features
 from clr_jax.networks import Network
 
 
@@ -24,8 +24,7 @@ def supcon(
     constant: 'paper', or 'official' (the code's, which multiplies the loss by temperature / 0.07).
     The projector has biases and no norms, as there.
     """
-    if not classes:
-        raise Problem('config.method.name=supcon needs labels, and these data have none')
+    check_labels('supcon', classes)
     known([constant], ('paper', 'official'), 'config.method.constant')
     base = 0.07 if constant == 'official' else None
     network = Network(encoder, plain(projector, dtype))

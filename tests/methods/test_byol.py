@@ -56,7 +56,7 @@ def test_heads_have_biases_where_no_norm_follows_and_no_norm_at_the_end():
 
 
 def test_without_a_predictor_it_collapses_and_the_health_metrics_say_so(float64):
-    """Grill et al., 2020, table 5b: the embeddings lose their spread, the loss its meaning."""
+    """Grill et al., 2020, table 5: the embeddings lose their spread, the loss its meaning."""
 
     def after(**settings):
         method = byol(Linear(), projector=(16, 8), momentum=0.9, **settings)

@@ -50,7 +50,7 @@ def test_heads_are_the_papers():
 
 
 def test_without_stopped_gradients_it_collapses_and_the_health_metrics_say_so(float64):
-    """Chen & He, 2020, table 1. The norm at the end of the projector keeps the deviation of each
+    """Chen & He, 2020, section 4.1. The norm at the end of the projector keeps the deviation of each
     dimension, and so `std`; what is lost is their number."""
 
     def after(**settings):
