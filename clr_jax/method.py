@@ -75,6 +75,11 @@ class Method(NamedTuple):
     update: Callable = keep
     # (params, state) -> {'params': {'encoder': ..., ...}, 'batch_stats': ...}: what others start from
     variables: Callable = online
+    # (params, state, features, *, key, time) -> (params, state), before an epoch's first step, of the
+    # features of all training examples [n, d], in order: NumPy, evaluation mode
+    refresh: Callable | None = None
+    # (params, state, batch, *, key) -> {name: [n, k, h, w, 3] in 0..1}, k pictures of each example
+    pictures: Callable | None = None
 
 
 def make_time(step, steps_per_epoch: int, total_steps: int) -> Time:

@@ -5,6 +5,7 @@ global numbers of their examples [b] in training and None in evaluation: what is
 example, whichever device holds it.
 """
 
+import itertools
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
@@ -36,11 +37,18 @@ class Network(nn.Module):
     predictor: nn.Module | None = None
 
     def __call__(self, x, rows=None):
+        return self.project(self.encode(x, rows), rows)
+
+    def encode(self, x, rows):
+        """Images [n, ...] -> features h [n, d]."""
         if rows is not None and (isinstance(rows, bool) or rows.ndim != 1):
             raise TypeError(
                 'rows: the [n] global numbers of the examples in training, None in evaluation'
             )
-        h = self.encoder(x, rows)
+        return self.encoder(x, rows)
+
+    def project(self, h, rows):
+        """Features -> `Outputs`."""
         z = h if self.projector is None else self.projector(h, rows)
         return Outputs(h, z, z if self.predictor is None else self.predictor(z, rows))
 
@@ -59,40 +67,50 @@ def select(variables, parts: Sequence[str]):
     return {kind: {n: tree[n] for n in parts if n in tree} for kind, tree in variables.items()}
 
 
-def apply(network: nn.Module, params, stats, x, *, key=None, rows=None):
-    """Training mode on this shard's rows x [b, ...] -> (outputs, new batch statistics)."""
+def apply(network: nn.Module, params, stats, x, *, key=None, rows=None, method='__call__'):
+    """Training mode on this shard's rows x [b, ...] -> (outputs, new batch statistics). key: without
+    one nothing is random. method: the part of the network that takes x."""
     x = image(x)
     rows = parallel.positions(len(x)) if rows is None else rows
     rngs = {} if key is None else {'dropout': key}
     variables = {'params': params, 'batch_stats': stats}
-    outputs, updated = network.apply(variables, x, rows, rngs=rngs, mutable=['batch_stats'])
+    how = {'rngs': rngs, 'mutable': ['batch_stats'], 'method': method}
+    outputs, updated = network.apply(variables, x, rows, **how)
     return outputs, updated.get('batch_stats', {})
 
 
 def apply_views(
-    network: nn.Module, params, stats, views: Sequence[jax.Array], *, key=None, joint=True
+    network: Network, params, stats, views: Sequence[jax.Array], *, key=None, joint=True
 ):
-    """Training mode, one pass per resolution: views [b, ...] of one shape share a batch and its
-    statistics. `joint`=False: one pass for each view.
+    """Training mode, one pass of the encoder for each resolution: views [b, ...] of one shape share a
+    batch and its statistics; then one of the heads for all views, as in SwAV's multi-crop (Caron et
+    al., 2020; arXiv:2006.09882). `joint`=False: one pass of both for each view.
 
     They are stacked example-major, [b, v, ...] flattened, so that rows keep their global numbers on
     any device count. -> (outputs per view, new batch statistics)
     """
-    outputs = [None] * len(views)
-    passes: dict = {}
+    resolutions: dict = {}
     for i, x in enumerate(views):
-        passes.setdefault(x.shape if joint else i, []).append(i)
-    for number, same in enumerate(passes.values()):
-        shape = views[same[0]].shape
-        x = jnp.stack([views[i] for i in same], 1)  # [b, v, ...]
-        x = x.reshape(-1, *shape[1:])  # [b * v, ...]
-        # rows of two passes share their numbers, so each pass has a key
-        own = None if key is None else jax.random.fold_in(key, number)
-        out, stats = apply(network, params, stats, x, key=own)
-        for n, i in enumerate(same):
-            of_view = lambda y: y.reshape(shape[0], len(same), *y.shape[1:])[:, n]
-            outputs[i] = jax.tree.map(of_view, out)
-    return outputs, stats
+        resolutions.setdefault(x.shape if joint else i, []).append(i)
+    encoding = list(resolutions.values())
+    heads = [list(range(len(views)))] if joint else encoding
+    number = itertools.count()
+
+    def through(method, passes, views, stats):
+        made: list = [None] * len(views)
+        for same in passes:
+            x = jnp.stack([views[i] for i in same], 1)  # [b, v, ...]
+            b, v, *shape = x.shape
+            # rows of two passes share their numbers, so each pass has a key
+            own = None if key is None else jax.random.fold_in(key, next(number))
+            x = x.reshape(b * v, *shape)
+            y, stats = apply(network, params, stats, x, key=own, method=method)
+            for n, i in enumerate(same):
+                made[i] = jax.tree.map(lambda y, n=n: y.reshape(b, v, *y.shape[1:])[:, n], y)
+        return made, stats
+
+    features, stats = through('encode', encoding, views, stats)
+    return through('project', heads, features, stats)
 
 
 def stack(outputs: Sequence[Outputs]) -> Outputs:
@@ -190,7 +208,7 @@ class Dropout(nn.Module):
 
     @nn.compact
     def __call__(self, x, rows):
-        if rows is None or not self.rate:
+        if rows is None or not self.rate or not self.has_rng('dropout'):
             return x
         keys = jax.vmap(jax.random.fold_in, (None, 0))(self.make_rng('dropout'), rows)
         keep = jax.vmap(lambda key: jax.random.bernoulli(key, 1 - self.rate, x.shape[1:]))(keys)

@@ -77,6 +77,12 @@ def total(x):
     return lax.psum(_varying(x, 'total'), DATA) if inside() else x
 
 
+def highest(x):
+    """The greatest over the shards of a value that differs between them; no gradient."""
+    x = lax.stop_gradient(x)
+    return lax.pmax(_varying(x, 'highest'), DATA) if inside() else x
+
+
 def gather(x):
     """Rows of this shard [b, ...] -> rows of the global batch [B, ...]; gradients flow to every
     row."""
@@ -195,6 +201,12 @@ def spread(batch, mesh: Mesh):
     data = NamedSharding(mesh, P(DATA))
     place = lambda x: jax.make_array_from_process_local_data(data, np.asarray(x))
     return jax.tree.map(place, batch)
+
+
+def everywhere(tree, mesh: Mesh):
+    """Arrays that every process has with the same values -> whole on every device."""
+    place = lambda x: jax.make_array_from_process_local_data(replicated(mesh), np.asarray(x))
+    return jax.tree.map(place, tree)
 
 
 def _varying(x, name):

@@ -47,4 +47,19 @@ def probed(method: Method, classes: int) -> Method:
     def variables(params, state):
         return method.variables(params['method'], state)
 
-    return Method(init, loss, features, update, variables)
+    def refresh(params, state, features, *, key, time):
+        inner, state = method.refresh(params['method'], state, features, key=key, time=time)
+        return params | {'method': inner}, state
+
+    def pictures(params, state, batch, *, key):
+        return method.pictures(params['method'], state, batch, key=key)
+
+    return Method(
+        init,
+        loss,
+        features,
+        update,
+        variables,
+        method.refresh and refresh,
+        method.pictures and pictures,
+    )

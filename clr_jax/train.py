@@ -156,6 +156,7 @@ def fit(config: dict, workdir: str):
     train = sources.subset(sources.load(config['data'], 'train'), **config['subset'])
     run = describe(config, train.size, train.classes or 0)
     judge = online_judge(config, run.method, mesh, train) if train.classes else None
+    refresh = refresher(config, run, mesh, train) if run.method.refresh else None
     begun = Checkpoints(workdir, read_only=True).steps()
     other = None if begun else others(config, run, mesh)
     begin = {'seed': config['seed'], 'pretrained': other}
@@ -183,6 +184,9 @@ def fit(config: dict, workdir: str):
     batches = pipeline.train_batches(train, run.views, seed=config['seed'], start=start, **ours)
     previous = None
     for number in range(start + 1, run.total_steps + 1):
+        if refresh and (number - 1) % run.steps_per_epoch == 0:
+            with log.pause():
+                ts = refresh(ts)
         with log.wait():
             batch = next(batches)
         ts, metrics = step(ts, parallel.spread(batch, mesh))
@@ -236,6 +240,26 @@ def online_judge(config: dict, method: Method, mesh, train: sources.Source) -> C
         return {'knn_top1': knn(Knn(), of(train, chosen[0]), asked, train.classes or 0)['top1']}
 
     return judge
+
+
+def refresher(config: dict, run: Run, mesh, train: sources.Source) -> Callable:
+    """-> refresh(TrainState) -> TrainState: what the method makes of the features of all training
+    examples before an epoch. A function of the state alone, so that a resume at the boundary
+    repeats it."""
+    encode, evaluation = forward(run.method.features, mesh), config['evaluation']
+    view = {'size': evaluation['size'], 'crop': evaluation['crop']}
+    key = jax.random.fold_in(jax.random.key(config['seed']), 2**31 - 2)  # apart from every step's
+
+    def refresh(ts):
+        time = make_time(ts.step, run.steps_per_epoch, run.total_steps)
+        say(f'epoch {int(time.epoch)}: features of {train.size} examples')
+        found = extract(lambda batch: encode(ts.params, ts.state, batch), mesh, train, **view)
+        own = jax.random.fold_in(key, int(time.epoch))
+        params, state = run.method.refresh(ts.params, ts.state, found.h, key=own, time=time)
+        params, state = parallel.everywhere((params, state), mesh)
+        return ts._replace(params=params, state=state)
+
+    return refresh
 
 
 def restore(workdir, step: int = -1) -> tuple[Run, TrainState, int]:

@@ -62,7 +62,9 @@ class Block(nn.Module):
         # queries, keys and values are three matrices [d, d], whose xavier is lecun of [d, 3 d]
         qkv = dense(3 * d, kernel_init=nn.initializers.lecun_uniform(), name='qkv')
         y = qkv(norm(name='norm1')(x)).reshape(n, t, 3, self.heads, d // self.heads)
-        y = attention(y[:, :, 0], y[:, :, 1], y[:, :, 2]).reshape(n, t, d)
+        weights = attention(y[:, :, 0], y[:, :, 1])  # [n, heads, t, t]
+        self.sow('intermediates', 'attention', weights)
+        y = jnp.einsum('nhqk,nkhd->nqhd', weights.astype(y.dtype), y[:, :, 2]).reshape(n, t, d)
         x = x + self.drop(dense(d, name='proj')(y), rows, rate)
         y = dense(self.hidden, name='fc1')(norm(name='norm2')(x))  # [n, t, hidden]
         y = dense(d, name='fc2')(nn.gelu(y, approximate=False))
@@ -73,20 +75,19 @@ class Block(nn.Module):
 
         As in `networks.Dropout` it depends on the example, not on the device that holds it.
         """
-        if rate is None:
+        if rate is None or not self.has_rng('dropout'):
             return y
         keys = jax.vmap(jax.random.fold_in, (None, 0))(self.make_rng('dropout'), rows)
         keep = jax.vmap(lambda key: jax.random.bernoulli(key, 1 - rate))(keys)  # [n]
         return jnp.where(keep[:, None, None], y / (1 - rate), 0).astype(y.dtype)
 
 
-def attention(q, k, v):
-    """Softmax attention of q, k, v [n, t, heads, d] -> [n, t, heads, d]; weights in float32 at
-    least."""
+def attention(q, k):
+    """Softmax attention of queries [n, t, heads, d] to keys [n, t, heads, d] -> its weights [n, heads,
+    t, t], in float32 at least."""
     wide = jnp.promote_types(q.dtype, jnp.float32)
     logits = jnp.einsum('nqhd,nkhd->nhqk', q, k, preferred_element_type=wide)
-    weights = nn.softmax(logits * q.shape[-1] ** -0.5)  # [n, heads, t, t]
-    return jnp.einsum('nhqk,nkhd->nqhd', weights.astype(v.dtype), v)
+    return nn.softmax(logits * q.shape[-1] ** -0.5)
 
 
 class ViT(nn.Module):
@@ -107,8 +108,14 @@ class ViT(nn.Module):
     std: tuple[float, ...]
     dtype: Any
 
-    @nn.compact
     def __call__(self, x, rows):
+        x = self.tokens(x, rows)  # [n, t, d]
+        return x[:, 0] if self.pool == 'token' else x.mean(1)
+
+    @nn.compact
+    def tokens(self, x, rows, visible=None):
+        """Images [n, h, w, 3] -> what the last norm says of the class token, if there is one, and
+        the patches: [n, t, d]. visible: [n, k], the only patches that are seen, by number."""
         n, h, w, _ = x.shape
         if h % self.patch or w % self.patch:
             raise Problem(
@@ -118,25 +125,27 @@ class ViT(nn.Module):
         x = PatchEmbed(self.width, self.patch, self.dtype, name='patch_embed')(x)
         positions = self.encode(*x.shape[1:3])  # [1, t, d]
         x = x.reshape(n, -1, self.width)
-        if self.pool == 'token':
+        first = int(self.pool == 'token')
+        x = x + positions[:, first:].astype(x.dtype)
+        if visible is not None:
+            x = jnp.take_along_axis(x, visible[..., None], 1)  # [n, k, d]
+        if first:
             normal = nn.initializers.normal(self.token_std)
             token = self.param('cls_token', normal, (1, 1, self.width), jnp.float32)
-            token = jnp.broadcast_to(token.astype(x.dtype), (n, 1, self.width))
-            x = jnp.concatenate([token, x], 1)  # [n, t, d]
-        x = x + positions.astype(x.dtype)
+            token = token.astype(x.dtype) + positions[:, :1].astype(x.dtype)
+            x = jnp.concatenate([jnp.broadcast_to(token, (n, 1, self.width)), x], 1)
         dropping = rows is not None and self.drop_path > 0
         rates = jnp.linspace(0, self.drop_path, self.depth) if dropping else None
         blocks = nn.scan(
             nn.remat(Block, prevent_cse=False) if self.remat else Block,
-            variable_axes={'params': 0},
+            variable_axes={'params': 0, 'intermediates': 0},
             split_rngs={'params': True, 'dropout': True},
             in_axes=(nn.broadcast, 0),
             length=self.depth,
         )
         x, _ = blocks(self.heads, self.hidden, self.dtype, name='blocks')(x, rows, rates)
-        x = x[:, :1] if self.pool == 'token' else x
         # without a dtype it is in that of its parameters, float32, or a wider one
-        return LayerNorm(name='norm')(x).mean(1)  # [n, d]
+        return LayerNorm(name='norm')(x)
 
     def encode(self, height: int, width: int):
         """Positions of a grid of patches [1, t, d], t with the class token if there is one."""
@@ -160,6 +169,15 @@ def sincos(height: int, width: int, d: int):
     row, column = jnp.indices((height, width)).reshape(2, -1, 1)
     x, y = column * frequency, row * frequency  # [height * width, d / 4]
     return jnp.concatenate([jnp.sin(x), jnp.cos(x), jnp.sin(y), jnp.cos(y)], 1)
+
+
+def attention_maps(encoder: ViT, params, x):
+    """How much the class token of the last block attends to each patch of images x [n, h, w, 3] ->
+    [n, heads, h / patch, w / patch]."""
+    n, h, w, _ = x.shape
+    _, seen = encoder.apply({'params': params}, x, None, mutable=['intermediates'])
+    weights = seen['intermediates']['blocks']['attention'][0][-1]  # [n, heads, t, t]
+    return weights[:, :, 0, 1:].reshape(n, -1, h // encoder.patch, w // encoder.patch)
 
 
 def vit(
