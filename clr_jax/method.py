@@ -28,7 +28,7 @@ class Aux(NamedTuple):
 
     state: Any  # the method's new state, same structure as before
     metrics: dict  # scalars, means over this shard's examples
-    h: jax.Array  # [b, v, d] features of this shard's examples, for the probe
+    h: jax.Array  # [b, v, d] features of this shard's examples, of large crops only, for the probe
     z: jax.Array  # [b, v, e] their embeddings, for the health metrics
 
 
@@ -92,10 +92,22 @@ def ema(target, source, decay):
     return jax.tree.map(lambda t, s: decay * t + (1 - decay) * s, target, source)
 
 
-def check_views(batch, count: int):
-    """Refuse a config that makes another number of views than the method contrasts."""
-    if (made := len(batch['views'])) != count:
-        raise Problem(f'the method takes {count} views of an example; config.views makes {made}')
+def check_views(batch, count: int, more=False):
+    """Refuse a config that makes another number of views than the method contrasts. more: smaller
+    crops may follow (multi-crop)."""
+    made = [view.shape[1:3] for view in batch['views']]
+    if len(made) < count or (len(made) > count and not more):
+        some = f'{count} views of an example' + (' or more' if more else '')
+        raise Problem(f'the method takes {some}; config.views makes {len(made)}')
+    if more and len(made) > count and min(made[:count]) < max(made):
+        order = 'config.views are numbered by the names of their groups'
+        raise Problem(f'the first {count} views must be the largest, not {made}: {order}')
+
+
+def crossed(views: int) -> list[tuple[int, int]]:
+    """Each of the first two views with every other: [(0, 1), (0, 2), ..., (1, 0), (1, 2), ...], the
+    pairs of multi-crop (Caron et al., 2020; arXiv:2006.09882, eq. 6)."""
+    return [(first, other) for first in (0, 1) for other in range(views) if other != first]
 
 
 def check_labels(name: str, classes: int):

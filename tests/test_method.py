@@ -9,7 +9,19 @@ from clr_jax import networks
 from clr_jax.encoders.convnet import ConvNet, convnet
 from clr_jax.entry import CONFIG, Problem
 from clr_jax.heads import MLP
-from clr_jax.method import Method, State, ema, features, keep, load, make_time, online, rising
+from clr_jax.method import (
+    Method,
+    State,
+    check_views,
+    crossed,
+    ema,
+    features,
+    keep,
+    load,
+    make_time,
+    online,
+    rising,
+)
 from clr_jax.networks import Network
 
 
@@ -168,3 +180,26 @@ def test_the_features_of_a_network_are_of_the_first_view_in_evaluation_mode():
     np.testing.assert_allclose(alone['z'], out.z[:1], rtol=1e-5)  # no statistics of the batch
     assert online(params, State(stats)) == {'params': params, 'batch_stats': stats}
     assert Method(None, None, None).variables is online
+
+
+def test_the_number_of_views_is_checked_and_large_crops_come_first():
+    """Groups of views are numbered by name, which may be the wrong order for multi-crop."""
+    crops = lambda *sizes: {'views': tuple(jnp.zeros((2, size, size, 3)) for size in sizes)}
+    check_views(crops(8, 8), 2)
+    check_views(crops(8, 8, 4, 4), 2, more=True)
+    check_views(crops(4, 8), 2)
+    refused = [
+        (crops(8), {}, 'takes 2 views of an example; config.views makes 1'),
+        (crops(8, 8, 8), {}, 'takes 2 views of an example; config.views makes 3'),
+        (crops(8), {'more': True}, 'takes 2 views of an example or more; config.views makes 1'),
+        (crops(4, 8, 8), {'more': True}, 'the first 2 views must be the largest'),
+        (crops(8, 4, 8), {'more': True}, 'the first 2 views must be the largest'),
+    ]
+    for batch, options, message in refused:
+        with pytest.raises(Problem, match=message):
+            check_views(batch, 2, **options)
+
+
+def test_crops_are_crossed_with_the_first_two():
+    assert crossed(2) == [(0, 1), (1, 0)]
+    assert crossed(3) == [(0, 1), (0, 2), (1, 0), (1, 2)]

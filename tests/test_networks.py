@@ -375,6 +375,31 @@ def test_views_that_pass_alone_are_as_applied_one_after_the_other(float64, joint
     jax.tree.map(np.testing.assert_array_equal, new, stats)
 
 
+@pytest.mark.parametrize('devices', [1, 8])
+def test_heads_see_the_crops_of_all_sizes_in_one_pass(float64, devices):
+    """Whose statistics are then of all of them (SwAV), while the encoder's are of one size each."""
+    network = Network(Normed(), MLP((3,), last_norm='plain'))
+    params, stats = networks.init(network, jax.random.key(0), VIEWS[0])
+    f = lambda views: networks.apply_views(network, params, stats, views)[0]
+    outputs = on_devices(devices, f, P(parallel.DATA), P(parallel.DATA))(VIEWS)
+    h = np.stack([output.h for output in outputs], 1)  # [B, v, 3]
+    dense = h.reshape(-1, 3) @ np.asarray(params['projector']['dense1']['kernel'])
+    expected, *_ = oracles.batch_norm(dense, 1, 1, 0)
+    assert_close(np.stack([output.z for output in outputs], 1).reshape(-1, 3), expected, 1e-12)
+
+
+def test_without_a_key_nothing_is_random():
+    """In training mode too, as a teacher passes."""
+
+    class Dropped(nn.Module):
+        @nn.compact
+        def __call__(self, x, rows):
+            return Dropout(0.5)(x.mean((1, 2)), rows)
+
+    out, _ = networks.apply(Network(Dropped()), {}, {}, np.ones((B, 2, 2, 64)))
+    np.testing.assert_array_equal(out.h, np.ones((B, 64)))
+
+
 @pytest.mark.parametrize('joint', [True, False])
 def test_dropout_in_a_network_is_by_example_and_pass_by_key(joint):
     class Dropped(nn.Module):

@@ -8,7 +8,7 @@ import jax
 from clr_jax import networks
 from clr_jax.heads import MLP
 from clr_jax.losses.siamese import negative_cosine
-from clr_jax.method import Aux, Method, check_views, ema, features, rising
+from clr_jax.method import Aux, Method, check_views, crossed, ema, features, rising
 from clr_jax.networks import Network
 
 
@@ -31,7 +31,8 @@ def byol(
     the start; it rises to 1 by half a cosine. dtype: of the heads' computation.
 
     The target begins with random parameters of its own, not with a copy, and each view passes
-    alone, as in the official code.
+    alone, as in the official code; with multi-crop, each resolution. Then all crops predict the
+    target's first two.
     """
     shape = {'bias': True, 'last_norm': None, 'kernel_std': 0.0}
     head = shape | {'bn_groups': bn_groups, 'dtype': dtype}
@@ -39,21 +40,23 @@ def byol(
     network = Network(encoder, MLP(tuple(projector), **head), predict)
 
     def init(key, batch, pretrained=None):
-        check_views(batch, 2)
+        check_views(batch, 2, more=True)
         params, stats = networks.init(network, key, batch['views'][0], pretrained)
         other = jax.random.fold_in(key, 1)
         return params, BYOLState(stats, *networks.init(network, other, batch['views'][0]))
 
     def loss(params, state, batch, *, key, time):
-        views, apart = batch['views'], {'key': key, 'joint': False}
-        online, stats = networks.apply_views(network, params, state.stats, views, **apart)
+        views = batch['views']
+        how = {'key': key, 'joint': len(views) > 2}
+        online, stats = networks.apply_views(network, params, state.stats, views, **how)
         targets, target_stats = networks.apply_views(
-            network, state.target, state.target_stats, views, **apart
+            network, state.target, state.target_stats, views[:2], **how
         )
-        z1, z2 = (jax.lax.stop_gradient(target.z) for target in targets)  # [b, e]
-        distance = lambda p, z: 2 + 2 * negative_cosine(p, z)
-        value = distance(online[0].p, z2) + distance(online[1].p, z1)
-        out = networks.stack(online)
+        z = [jax.lax.stop_gradient(target.z) for target in targets]  # [b, e] each
+        pairs = crossed(len(views))
+        distance = sum(2 + 2 * negative_cosine(online[j].p, z[i]) for i, j in pairs)
+        value = 2 * distance / len(pairs)  # of two views: of both directions
+        out = networks.stack(online[:2])
         state = state._replace(stats=stats, target_stats=target_stats)
         return value, Aux(state, {}, out.h, out.z)
 

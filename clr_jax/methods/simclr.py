@@ -5,13 +5,14 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from clr_jax import networks, parallel
 from clr_jax.entry import Problem, known
 from clr_jax.heads import MLP
 from clr_jax.losses.contrastive import margin as hinge
 from clr_jax.losses.contrastive import mutual_information_bound, nt_logistic, nt_xent
-from clr_jax.method import Aux, Method, check_views, ema, features
+from clr_jax.method import Aux, Method, check_views, crossed, ema, features
 from clr_jax.networks import Network, normalize
 
 
@@ -40,6 +41,7 @@ def simclr(
     dtype=None,
 ) -> Method:
     """Both views pass the network together: they share batch statistics, in which methods differ.
+    With multi-crop the loss is the mean over the pairs of a large crop and any other.
 
     projector: widths of its layers, two in v1, three in v2. projector_std: of their initial
     weights; 0.01 is the official code's, for LARS, which steps in proportion to them. loss:
@@ -60,7 +62,7 @@ def simclr(
     network = Network(encoder, MLP(tuple(projector), **head))
 
     def init(key, batch, pretrained=None):
-        check_views(batch, 2)
+        check_views(batch, 2, more=True)
         params, stats = networks.init(network, key, batch['views'][0], pretrained)
         if not memory:
             return params, SimCLRState(stats)
@@ -80,7 +82,8 @@ def simclr(
     def remember(state, batch, key):
         """`state` with what the slow copy says of the batch at the end of the queue."""
         stats = state.target_stats
-        views, stats = networks.apply_views(network, state.target, stats, batch['views'], key=key)
+        large = batch['views'][:2]
+        views, stats = networks.apply_views(network, state.target, stats, large, key=key)
         z = normalize(networks.stack(views).z)  # [b, 2, e]
         z = z.reshape(-1, z.shape[-1])  # [2b, e]
         queue, cursor = parallel.enqueue(state.queue, state.cursor, z)
@@ -88,8 +91,9 @@ def simclr(
 
     def objective(params, state, batch, *, key, time):
         views, stats = networks.apply_views(network, params, state.stats, batch['views'], key=key)
-        h, z, _ = networks.stack(views)  # [b, 2, d], [b, 2, e]
-        value = contrast(z, state.queue)
+        h, z, _ = networks.stack(views)  # [b, v, d], [b, v, e]
+        pairs = [pair for pair in crossed(len(views)) if pair != (1, 0)]  # symmetric
+        value = sum(contrast(z[:, np.array(pair)], state.queue) for pair in pairs) / len(pairs)
         metrics = {}
         if loss == 'nt_xent':
             candidates = 2 * len(z) * parallel.size() - 1 + memory
@@ -97,7 +101,7 @@ def simclr(
             metrics['information'] = mutual_information_bound(paper, candidates)
             metrics['information_ceiling'] = jnp.log(candidates)
         state = remember(state, batch, key) if memory else state
-        return value, Aux(state._replace(stats=stats), metrics, h, z)
+        return value, Aux(state._replace(stats=stats), metrics, h[:, :2], z[:, :2])
 
     def update(params, state, *, key, time):
         target = ema(state.target, params, momentum) if memory else ()

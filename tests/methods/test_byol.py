@@ -31,6 +31,24 @@ def test_the_loss_is_the_squared_distance_of_units_in_both_directions(float64, d
     np.testing.assert_allclose(out.loss, expected, rtol=1e-10)
 
 
+@pytest.mark.parametrize('devices', [1, 8])
+def test_with_multi_crop_all_crops_predict_the_large_ones(float64, devices):
+    """The encoder passes each size once, so that batch statistics are of a size."""
+    data = batch(2, small=2)
+    params, state = start(build(), small=2)
+    out = outcome(build(), params, state, data, devices)
+    head = {'bias': True, 'last_norm': None, 'kernel_std': 0.0}
+    network = Network(Linear(), MLP((5, 4), **head), MLP((6, 4), **head))
+    of = lambda p, s, views: networks.apply_views(network, p, s, views)[0]
+    p = [unit(view.p) for view in of(params, state.stats, data['views'])]
+    z = [unit(view.z) for view in of(state.target, state.target_stats, data['views'][:2])]
+    pairs = [(0, 1), (0, 2), (0, 3), (1, 0), (1, 2), (1, 3)]  # target, prediction
+    # a ReLU may leave a prediction of zero, whose cosine is 0
+    expected = 2 * np.mean([(2 - 2 * (p[j] * z[i]).sum(1)).mean() for i, j in pairs])
+    np.testing.assert_allclose(out.loss, expected, rtol=1e-10)
+    assert out.z.shape[1] == out.h.shape[1] == 2
+
+
 def test_the_target_begins_on_its_own_and_follows_with_a_rising_momentum():
     params, state = start(build())
     kernel = lambda tree: tree['encoder']['Dense_0']['kernel']

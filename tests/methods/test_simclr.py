@@ -8,10 +8,12 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from clr_jax import parallel
+from clr_jax import networks, parallel
 from clr_jax.entry import CONFIG, Problem
+from clr_jax.heads import MLP
 from clr_jax.method import load, make_time
 from clr_jax.methods.simclr import simclr
+from clr_jax.networks import Network
 from tests import oracles
 from tests.methods import tiny
 
@@ -211,3 +213,18 @@ def test_a_wrong_setting_is_named_with_what_is_right(settings, key, hint):
     assert raised.value.code == CONFIG
     assert key in str(raised.value)
     assert hint in str(raised.value)
+
+
+@pytest.mark.parametrize('devices', [1, 8])
+def test_with_multi_crop_the_loss_is_the_mean_over_pairs_with_a_large_crop(float64, devices):
+    data = tiny.batch(small=2)
+    method = simclr(tiny.Linear(), projector=(8, 4), temperature=0.5)
+    params, state = tiny.start(method, small=2)
+    out = tiny.outcome(method, params, state, data, devices)
+    network = Network(tiny.Linear(), MLP((8, 4)))
+    views, _ = networks.apply_views(network, params, state.stats, data['views'])
+    z = np.stack([view.z for view in views], 1)  # [B, 4, e]
+    pairs = [(0, 1), (0, 2), (0, 3), (1, 2), (1, 3)]
+    expected = np.mean([oracles.nt_xent(z[:, list(pair)], 0.5) for pair in pairs])
+    np.testing.assert_allclose(out.loss, expected, rtol=1e-10)
+    assert out.z.shape[1] == out.h.shape[1] == 2

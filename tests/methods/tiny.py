@@ -18,29 +18,32 @@ BATCH = 16
 
 
 class Linear(nn.Module):
-    """[n, 4, 4, 3] -> [n, 6]; with `groups` above 0, a batch norm behind it."""
+    """[n, 4, 4, 3] (smaller crops are enlarged) -> [n, 6]; with `groups` above 0, a batch norm behind
+    it."""
 
     groups: int = 0
 
     @nn.compact
     def __call__(self, x, rows):
+        x = jnp.repeat(jnp.repeat(x, 4 // x.shape[1], 1), 4 // x.shape[2], 2)
         h = nn.Dense(6, dtype=x.dtype)(x.reshape(len(x), -1))  # [n, 6]
         return BatchNorm(groups=self.groups)(h, rows) if self.groups else h
 
 
-def batch(views: int = 2, seed: int = 0) -> dict:
-    """Unlike views of 16 examples of 4 classes, in float64."""
+def batch(views: int = 2, seed: int = 0, small: int = 0) -> dict:
+    """Unlike views of 16 examples of 4 classes, in float64, `small` crops of them after the others."""
     rng = np.random.default_rng(seed)
     images = rng.random((BATCH, 4, 4, 3))
     made = tuple(images ** (1 + 0.3 * v) + 0.1 * v * rng.random(images.shape) for v in range(views))
+    made += tuple(images[:, n % 3 :, 1:3][:, :2] ** (1.5 + 0.2 * n) for n in range(small))
     number = np.arange(BATCH, dtype=np.int32)
     return {'views': made, 'label': number % 4, 'index': number}
 
 
-def start(method, views: int = 2):
+def start(method, views: int = 2, small: int = 0):
     """Parameters and state in float64, as everything here."""
     with jax.enable_x64(True):
-        return jax.device_get(double(method.init(jax.random.key(1), batch(views))))
+        return jax.device_get(double(method.init(jax.random.key(1), batch(views, small=small))))
 
 
 def now(step: int = 0, total: int = 10) -> Time:
