@@ -26,6 +26,7 @@ COLLAPSED = {
     'byol without predictor': ('byol', '--config.method.predictor=()'),
 }
 PROTOCOLS = ('knn', 'linear')
+RANDOM = {'simclr': 'random', 'mae': 'random ViT'}  # whose encoder is also judged as it begins
 
 
 def main():
@@ -69,7 +70,7 @@ def run(workdir: Path, method: str, seed: int, *changes: str):
         )
     for protocol in PROTOCOLS:
         if protocol not in {record['protocol'] for record in done}:
-            baselines = ['--baselines'] if method == 'simclr' else []
+            baselines = ['--baselines'] if method in RANDOM else []
             options = [f'--workdir={workdir}', f'--protocol={protocol}', *baselines]
             call([*program, 'clr_jax.evaluate', *options])
 
@@ -88,8 +89,8 @@ def table(out: Path, methods: list[str], seeds: int) -> str:
     """The Markdown table of all that is in `out`."""
     rows = ['| features | kNN | linear | embedding std | minutes |', '|---|---|---|---|---|']
     runs = {method: [out / f'{method}_{seed}' for seed in range(seeds)] for method in methods}
-    for source in ('pixels', 'random'):
-        rows.append(row(source, runs.get('simclr', []), source))
+    rows.append(row('pixels', runs.get('simclr', []), 'pixels'))
+    rows += [row(name, runs.get(method, []), 'random') for method, name in RANDOM.items()]
     rows += [row(method, places) for method, places in runs.items()]
     rows += [row(name, [out / name.replace(' ', '_')]) for name in COLLAPSED]
     return '\n'.join(filter(None, rows))
@@ -123,14 +124,10 @@ def spread(values: list[float]) -> str:
 
 
 def duration(workdir: Path, log: list[dict]) -> float:
-    """Minutes of training, from the logged speeds."""
+    """Minutes of training at the run's median speed: a pause of the machine does not count."""
     batch = json.loads((workdir / 'config.json').read_text())['batch_size']
-    steps = [line['step'] for line in log]
-    lengths = [b - a for a, b in zip([0, *steps], steps, strict=False)]
-    return (
-        sum(batch * n / line['examples_per_second'] for n, line in zip(lengths, log, strict=True))
-        / 60
-    )
+    speed = statistics.median(line['examples_per_second'] for line in log)
+    return log[-1]['step'] * batch / speed / 60
 
 
 if __name__ == '__main__':

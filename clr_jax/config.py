@@ -85,6 +85,8 @@ def smoke(config: ConfigDict) -> ConfigDict:
     small = {
         'resnet': {'depth': 18, 'width': 0.125, 'small_stem': True},
         'convnet': {'widths': (16, 32, 64)},
+        'alexnet': {'width': 0.125, 'hidden': 64},
+        'vgg': {'width': 0.125, 'hidden': 64},
         'vit': {'width': 64, 'depth': 2, 'heads': 4, 'patch': 4, 'image_size': 16},
     }
     config.encoder.update(small.get(config.encoder.name, {}))
@@ -96,7 +98,8 @@ def smoke(config: ConfigDict) -> ConfigDict:
 
 def _narrow(method: ConfigDict):
     """Heads, queues and draws of noise at laptop size."""
-    limits = {'projector': 128, 'predictor': 128, 'queue_size': 256, 'memory': 256, 'noise': 64}
+    limits = {'projector': 128, 'predictor': 128, 'prototypes': 256, 'clusters': 64}
+    limits |= {'queue_size': 256, 'memory': 256, 'noise': 64}
     for name in limits.keys() & method.keys():
         value, most = method[name], limits[name]
         narrow = (

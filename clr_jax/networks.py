@@ -53,9 +53,10 @@ class Network(nn.Module):
         return Outputs(h, z, z if self.predictor is None else self.predictor(z, rows))
 
 
-def init(network: nn.Module, key, x, pretrained=None):
-    """-> (params, batch statistics), on shapes alone; the parts that `pretrained` has are its."""
-    variables = network.init(key, jnp.zeros_like(image(x)))
+def init(network: nn.Module, key, x, pretrained=None, **given):
+    """-> (params, batch statistics), on shapes alone; the parts that `pretrained` has are its.
+    given: what else the network takes by keyword."""
+    variables = network.init(key, jnp.zeros_like(image(x)), **given)
     params, stats = variables['params'], variables.get('batch_stats', {})
     if pretrained is None:
         return params, stats
@@ -67,15 +68,15 @@ def select(variables, parts: Sequence[str]):
     return {kind: {n: tree[n] for n in parts if n in tree} for kind, tree in variables.items()}
 
 
-def apply(network: nn.Module, params, stats, x, *, key=None, rows=None, method='__call__'):
+def apply(network: nn.Module, params, stats, x, *, key=None, rows=None, method='__call__', **given):
     """Training mode on this shard's rows x [b, ...] -> (outputs, new batch statistics). key: without
-    one nothing is random. method: the part of the network that takes x."""
+    one nothing is random. method: the part of the network that takes x. given: what else it takes."""
     x = image(x)
     rows = parallel.positions(len(x)) if rows is None else rows
     rngs = {} if key is None else {'dropout': key}
     variables = {'params': params, 'batch_stats': stats}
     how = {'rngs': rngs, 'mutable': ['batch_stats'], 'method': method}
-    outputs, updated = network.apply(variables, x, rows, **how)
+    outputs, updated = network.apply(variables, x, rows, **how, **given)
     return outputs, updated.get('batch_stats', {})
 
 
@@ -118,9 +119,15 @@ def stack(outputs: Sequence[Outputs]) -> Outputs:
     return jax.tree.map(lambda *views: jnp.stack(views, 1), *outputs)
 
 
-def evaluate(network: nn.Module, params, stats, x):
+def evaluate(network: nn.Module, params, stats, x, **given):
     """Evaluation mode: running statistics, nothing random."""
-    return network.apply({'params': params, 'batch_stats': stats}, image(x))
+    return network.apply({'params': params, 'batch_stats': stats}, image(x), **given)
+
+
+def sown(module: nn.Module, params, x):
+    """What a module without batch statistics sows on its way, in evaluation mode."""
+    _, seen = module.apply({'params': params}, x, None, mutable=['intermediates'])
+    return seen['intermediates']
 
 
 def image(x):
@@ -131,6 +138,18 @@ def image(x):
 def standardize(x, mean, std):
     """(x - mean) / std of pixels x [n, h, w, c], channel by channel; encoders begin with it."""
     return (x - jnp.asarray(mean, x.dtype)) / jnp.asarray(std, x.dtype)
+
+
+def sobel(x):
+    """The Sobel filters of the mean over colours, [n, h, w, c] -> [n, h, w, 2]: how much brighter it
+    is to the left than to the right, and above than below; beyond the image are zeros."""
+
+    def filtered(x):  # [n, h + 2, w + 2] -> [n, h, w]
+        x = x[:, :, :-2] - x[:, :, 2:]
+        return x[:, :-2] + 2 * x[:, 1:-1] + x[:, 2:]
+
+    gray = jnp.pad(x.mean(-1), ((0, 0), (1, 1), (1, 1)))
+    return jnp.stack([filtered(gray), filtered(gray.mT).mT], -1)
 
 
 def wide(x):
@@ -218,15 +237,15 @@ class Dropout(nn.Module):
 class Conv(nn.Module):
     """A 2-D convolution without bias, [b, h, w, c] -> [b, h', w', features].
 
-    padding: 'SAME' (TensorFlow: uneven when strided) or 'torch' (kernel // 2 on each side). On a
-    CPU it runs as patches and one matrix product, which is faster there
-    (`benchmarks/cpu_step.py`); `form` fixes one of the two.
+    padding: 'SAME' (TensorFlow: uneven when strided), 'torch' (kernel // 2 on each side) or a number
+    of pixels on each side. On a CPU it runs as patches and one matrix product, which is faster
+    there (`benchmarks/cpu_step.py`); `form` fixes one of the two.
     """
 
     features: int
     kernel: int = 3
     stride: int = 1
-    padding: str = 'SAME'
+    padding: str | int = 'SAME'
     form: str = 'auto'  # auto | direct | patches
     dtype: Any = None
 
@@ -235,8 +254,10 @@ class Conv(nn.Module):
         k, s = self.kernel, self.stride
         w = self.param('kernel', he_normal, (k, k, x.shape[-1], self.features))
         x, w = nn.dtypes.promote_dtype(x, w, dtype=self.dtype)
-        same = lax.padtype_to_pads(x.shape[1:3], (k, k), (s, s), 'SAME')
-        pads = [(k // 2, k // 2)] * 2 if self.padding == 'torch' else same
+        pads = lax.padtype_to_pads(x.shape[1:3], (k, k), (s, s), 'SAME')
+        if self.padding != 'SAME':
+            side = k // 2 if self.padding == 'torch' else int(self.padding)
+            pads = [(side, side)] * 2
         forms = {
             'direct': lambda x, w: lax.conv_general_dilated(
                 x, w, (s, s), pads, dimension_numbers=('NHWC', 'HWIO', 'NHWC')

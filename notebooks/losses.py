@@ -58,6 +58,7 @@ from clr_jax.losses.contrastive import (
     nt_xent,
     sup_con,
 )
+from clr_jax.losses.decorrelation import barlow_twins, vicreg
 from clr_jax.losses.metric import contrastive, n_pair, triplet, triplet_mined
 from clr_jax.networks import normalize
 
@@ -168,6 +169,26 @@ show(lambda x: nce(log_p(x), x @ memory.T / 0.1, log_noise), x)
 
 # %%
 show(lambda x: n_pair(x, y, l2=0.01), x)
+
+# %% [markdown]
+# ## Decorrelation
+#
+# Two views without negatives: what keeps them from collapse is the batch's statistics. **Barlow Twins**: each dimension should
+# correlate with itself in the other view, 1, and with no other, 0. The loss comes with its terms, before their weights.
+
+# %%
+views = z[:, 0, :8] / 2, z[:, 1, :8] / 2  # 8 dimensions, not of unit length
+show(lambda x: barlow_twins(x, views[1])[0], views[0])
+_, terms = barlow_twins(*views)
+print({name: f'{term:.3f}' for name, term in terms.items()})
+
+# %% [markdown]
+# **VICReg**: the views are alike, each dimension has a standard deviation of at least 1, and no two covary.
+
+# %%
+show(lambda x: vicreg(x, views[1])[0], views[0])
+_, terms = vicreg(*views)
+print({name: f'{term:.3f}' for name, term in terms.items()})
 
 # %% [markdown]
 # ## Distances

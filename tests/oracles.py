@@ -237,6 +237,35 @@ def n_pair(query, key, l2):
     return np.mean(losses)
 
 
+def barlow_twins(z1, z2, weight):
+    """Zbontar et al., 2021, eq. 1 and 2. z1, z2: [B, d]. -> (on, off) the diagonal, and the loss."""
+    on = off = 0.0
+    for i, j in np.ndindex(z1.shape[1], z1.shape[1]):
+        x, y = z1[:, i], z2[:, j]
+        pairs = zip(x - np.mean(x), y - np.mean(y), strict=True)
+        scale = np.sqrt((np.var(x) + 1e-5) * (np.var(y) + 1e-5))
+        correlation = np.mean([a * b for a, b in pairs]) / scale
+        if i == j:
+            on += (1 - correlation) ** 2
+        else:
+            off += correlation**2
+    return on, off, on + weight * off
+
+
+def vicreg(z1, z2, invariance=25, variance=25, covariance=1):
+    """Bardes et al., 2022, as the official code has it. z1, z2: [B, d]. -> (invariance, variance,
+    covariance) terms, and the loss."""
+    size, d = z1.shape
+    apart = np.mean([(z1[at] - z2[at]) ** 2 for at in np.ndindex(size, d)])
+    hinges, squares = [], 0.0
+    for z in (z1, z2):
+        c = np.cov(z.T)  # by B - 1
+        hinges += [max(0, 1 - np.sqrt(c[i, i] + 1e-4)) for i in range(d)]
+        squares += sum(c[i, j] ** 2 for i, j in np.ndindex(d, d) if i != j) / d
+    hinge = np.mean(hinges)
+    return apart, hinge, squares, invariance * apart + variance * hinge + covariance * squares
+
+
 # Layers
 
 
@@ -313,3 +342,18 @@ def effective_rank(u):
     values = np.linalg.svd(u - u.mean(0), compute_uv=False) ** 2
     p = values / values.sum()
     return np.exp(-sum(q * np.log(q) for q in p if q > 0))
+
+
+def canonical_correlation(u, v, ridge=1e-3):
+    """By the singular values of Q_u' Q_v (Bjorck & Golub, 1973), without covariances.
+
+    Q is of the centred rows and further rows below them, which raise each variance by `ridge` times
+    the mean variance and 1e-10.
+    """
+
+    def basis(x):
+        x = x - x.mean(0)
+        below = np.sqrt(ridge * np.square(x).sum() / x.shape[1] + 1e-10 * len(x))
+        return np.linalg.qr(np.concatenate([x, below * np.eye(x.shape[1])]))[0][: len(x)]
+
+    return np.linalg.svd(basis(u).T @ basis(v), compute_uv=False).mean()

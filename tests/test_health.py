@@ -7,7 +7,14 @@ import pytest
 from jax.sharding import PartitionSpec as P
 
 from clr_jax import parallel
-from clr_jax.health import effective_rank, health, spread, uniformity
+from clr_jax.health import (
+    WIDEST,
+    canonical_correlation,
+    effective_rank,
+    health,
+    spread,
+    uniformity,
+)
 from tests import oracles
 from tests.oracles import assert_close
 
@@ -34,6 +41,7 @@ def test_measures_are_their_definitions_on_any_number_of_devices(float64, device
         'alignment': oracles.alignment(u[:, 0], u[:, 1]),
         'uniformity': oracles.uniformity(u[:, 0]),
         'effective_rank': oracles.effective_rank(rows),
+        'canonical_correlation': oracles.canonical_correlation(u[:, 0], u[:, 1]),
     }
     measures = measure(Z, devices)
     assert measures.keys() == expected.keys()
@@ -42,7 +50,7 @@ def test_measures_are_their_definitions_on_any_number_of_devices(float64, device
 
 
 @pytest.mark.parametrize('devices', [None, 8])
-def test_one_view_has_no_alignment(float64, devices):
+def test_one_view_is_compared_with_nothing(float64, devices):
     measures = measure(Z[:, :1], devices)
     assert measures.keys() == {'std', 'uniformity', 'effective_rank'}
     u = Z[:, 0] / np.linalg.norm(Z[:, 0], axis=-1, keepdims=True)
@@ -67,9 +75,11 @@ def test_a_collapsed_representation_is_seen_as_such(dtype):
     assert measures['effective_rank'] == 1
     assert measures['alignment'] < 1e-13  # the square of a rounding
     assert abs(measures['uniformity']) < 1e-5
+    assert 0 <= measures['canonical_correlation'] < 1e-2
     dead = measure(jnp.zeros((64, 2, E), dtype), None)
     assert dead['std'] == 0
     assert dead['effective_rank'] == 1
+    assert dead['canonical_correlation'] == 0
     assert all(np.isfinite(value) for value in dead.values())
 
 
@@ -97,3 +107,50 @@ def test_an_isotropic_representation_is_spread():
     )  # the entropy lacks e / (2 n) = 0.8 % of its exp by the spread of eigenvalues
     # u.v is about normal with variance 1 / e: the mean of exp(4 u.v - 4) is exp(8 / e - 4)
     assert abs(uniform - (8 / e - 4)) < 0.02
+
+
+def correlated(*correlations, n):
+    """Rows [n, e] of two views, independent but that each dimension has its own correlation."""
+    rho = np.array(correlations)
+    u, noise = np.random.default_rng(2).normal(size=(2, n, len(rho)))
+    return u, rho * u + np.sqrt(1 - rho**2) * noise
+
+
+def test_canonical_correlations_are_those_of_the_views_in_any_basis(float64):
+    """Of n rows each is known to about 1 / sqrt(n), and moved by the ridge by its 0.1 %."""
+    n = 10000
+    u, v = correlated(0.9, 0.5, 0.2, n=n)
+    found = canonical_correlation(u, v)
+    assert abs(found - (0.9 + 0.5 + 0.2) / 3) < 3 / np.sqrt(n)
+    turn = np.array([[1, 0, 0], [0.5, 1, 0], [0, -0.5, 2]])
+    assert abs(canonical_correlation(u, v @ turn + 5) - found) < 0.01
+    assert abs(canonical_correlation(u, u @ turn) - 1) < 0.01
+    assert_close(canonical_correlation(v, u), found, 1e-12)
+
+
+def test_independent_embeddings_seem_correlated_by_the_root_of_dimensions_per_row(float64):
+    """A matrix of e x e normal entries of variance 1 / n has singular values of 8 / (3 pi) sqrt(e /
+    n) on average."""
+    n, e = 6400, 64
+    u, v = correlated(*[0.0] * e, n=n)
+    assert abs(canonical_correlation(u, v) / np.sqrt(e / n) - 8 / (3 * np.pi)) < 0.05
+
+
+def test_a_direction_without_variance_counts_as_none(float64):
+    u, v = correlated(0.9, 0.5, n=1000)
+    flat = np.zeros((1000, 2))
+    of_two = canonical_correlation(u, v)
+    of_four = canonical_correlation(np.hstack([u, flat]), np.hstack([v, flat]))
+    assert abs(of_four - of_two / 2) < 1e-3
+
+
+def test_of_wide_embeddings_the_first_dimensions_are_measured(float64, monkeypatch):
+    """The ranks of 2048 dimensions, the correlations of 64."""
+    u, v = correlated(*[0.5] * 70, n=400)
+    assert_close(
+        canonical_correlation(u, v), oracles.canonical_correlation(u[:, :64], v[:, :64]), 1e-11
+    )
+    assert effective_rank(u) > 60
+    assert WIDEST == 2048
+    monkeypatch.setattr('clr_jax.health.WIDEST', 8)
+    assert_close(effective_rank(u), oracles.effective_rank(u[:, :8]), 1e-11)

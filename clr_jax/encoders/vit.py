@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from clr_jax.entry import Problem
-from clr_jax.networks import standardize
+from clr_jax.networks import sown, standardize
 
 VARIANTS = {  # width, depth, heads
     'S': (384, 12, 6),
@@ -90,6 +90,19 @@ def attention(q, k):
     return nn.softmax(logits * q.shape[-1] ** -0.5)
 
 
+def stacked(depth: int, heads: int, hidden: int, dtype, remat=False) -> nn.Module:
+    """`depth` blocks one after the other, their parameters stacked, [depth, ...]: (x, rows, rates of
+    drop-path [depth] or None) -> (x, None). remat: computed again in the backward pass."""
+    blocks = nn.scan(
+        nn.remat(Block, prevent_cse=False) if remat else Block,
+        variable_axes={'params': 0, 'intermediates': 0},
+        split_rngs={'params': True, 'dropout': True},
+        in_axes=(nn.broadcast, 0),
+        length=depth,
+    )
+    return blocks(heads, hidden, dtype, name='blocks')
+
+
 class ViT(nn.Module):
     """[n, h, w, 3] -> [n, width]; the parameters of all blocks are stacked, [depth, ...]."""
 
@@ -109,8 +122,11 @@ class ViT(nn.Module):
     dtype: Any
 
     def __call__(self, x, rows):
-        x = self.tokens(x, rows)  # [n, t, d]
-        return x[:, 0] if self.pool == 'token' else x.mean(1)
+        return self.pooled(self.tokens(x, rows))
+
+    def pooled(self, tokens):
+        """Tokens [n, t, d] -> features h [n, d]."""
+        return tokens[:, 0] if self.pool == 'token' else tokens.mean(1)
 
     @nn.compact
     def tokens(self, x, rows, visible=None):
@@ -136,14 +152,8 @@ class ViT(nn.Module):
             x = jnp.concatenate([jnp.broadcast_to(token, (n, 1, self.width)), x], 1)
         dropping = rows is not None and self.drop_path > 0
         rates = jnp.linspace(0, self.drop_path, self.depth) if dropping else None
-        blocks = nn.scan(
-            nn.remat(Block, prevent_cse=False) if self.remat else Block,
-            variable_axes={'params': 0, 'intermediates': 0},
-            split_rngs={'params': True, 'dropout': True},
-            in_axes=(nn.broadcast, 0),
-            length=self.depth,
-        )
-        x, _ = blocks(self.heads, self.hidden, self.dtype, name='blocks')(x, rows, rates)
+        blocks = stacked(self.depth, self.heads, self.hidden, self.dtype, self.remat)
+        x, _ = blocks(x, rows, rates)
         # without a dtype it is in that of its parameters, float32, or a wider one
         return LayerNorm(name='norm')(x)
 
@@ -175,8 +185,7 @@ def attention_maps(encoder: ViT, params, x):
     """How much the class token of the last block attends to each patch of images x [n, h, w, 3] ->
     [n, heads, h / patch, w / patch]."""
     n, h, w, _ = x.shape
-    _, seen = encoder.apply({'params': params}, x, None, mutable=['intermediates'])
-    weights = seen['intermediates']['blocks']['attention'][0][-1]  # [n, heads, t, t]
+    weights = sown(encoder, params, x)['blocks']['attention'][0][-1]  # [n, heads, t, t]
     return weights[:, :, 0, 1:].reshape(n, -1, h // encoder.patch, w // encoder.patch)
 
 

@@ -6,6 +6,7 @@ their gradients: shards exchange moments, [d] and [d, d], and no rows. Outside a
 given are the whole batch.
 """
 
+import jax
 import jax.numpy as jnp
 from jax import lax
 
@@ -49,8 +50,8 @@ def vicreg(z1, z2, invariance=25.0, variance=25.0, covariance=1.0):
     'covariance', the sum over the two views of that of their covariances' squares off the diagonal
     / d. Variances and covariances are unbiased, by B - 1.
 
-    Variance is a mean over views and covariance a sum, as in the official code, where the paper's
-    eq. 6 sums both. solo-learn sums both with its 25: here `variance`=50.
+    This is the official code's: the paper's eq. 5 does not divide by d, and its eq. 6 sums both
+    regularisers over the views, as solo-learn does, whose 25 of the variance is 50 here.
 
     >>> z = jnp.array([[1, 1], [1, -1], [-1, 1], [-1, -1.0]])  # two independent dimensions
     >>> loss, _ = vicreg(z, z)
@@ -58,15 +59,22 @@ def vicreg(z1, z2, invariance=25.0, variance=25.0, covariance=1.0):
     >>> print(f'{loss:.4f}, collapsed {collapsed:.4f}')
     0.0000, collapsed 24.7500
     """
-    batch, d = len(z1) * parallel.size(), z1.shape[1]
-    terms = {'invariance': jnp.square(wide(z1) - wide(z2)).mean(), 'variance': 0, 'covariance': 0}
-    for z in (_centred(z1), _centred(z2)):
+    batch = len(z1) * parallel.size()
+
+    def regularizers(z):
+        z = _centred(z)
         moments = jnp.square(z).mean(0), z.T @ z / len(z)  # in one all-reduce
         own, pairs = (x * batch / (batch - 1) for x in parallel.mean(moments))  # [d], [d, d]
-        terms['variance'] += jnp.maximum(1 - jnp.sqrt(own + 1e-4), 0).mean() / 2
-        terms['covariance'] += _off_diagonal(pairs) / d
-    weights = {'invariance': invariance, 'variance': variance, 'covariance': covariance}
-    return sum(weights[name] * terms[name] for name in terms), terms
+        return jax.nn.relu(1 - jnp.sqrt(own + 1e-4)).mean(), _off_diagonal(pairs) / len(own)
+
+    (hinge1, squares1), (hinge2, squares2) = regularizers(z1), regularizers(z2)
+    terms = {
+        'invariance': jnp.square(wide(z1) - wide(z2)).mean(),
+        'variance': (hinge1 + hinge2) / 2,
+        'covariance': squares1 + squares2,
+    }
+    weights = invariance, variance, covariance
+    return sum(w * term for w, term in zip(weights, terms.values(), strict=True)), terms
 
 
 def _centred(z):
