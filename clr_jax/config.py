@@ -99,7 +99,13 @@ def smoke(config: ConfigDict) -> ConfigDict:
 def _narrow(method: ConfigDict):
     """Heads, queues and draws of noise at laptop size."""
     limits = {'projector': 128, 'predictor': 128, 'prototypes': 256, 'clusters': 64}
-    limits |= {'queue_size': 256, 'memory': 256, 'noise': 64}
+    limits |= {
+        'queue_size': 256,
+        'memory': 256,
+        'noise': 64,
+        'decoder_width': 64,
+        'decoder_depth': 2,
+    }
     for name in limits.keys() & method.keys():
         value, most = method[name], limits[name]
         narrow = (

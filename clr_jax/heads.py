@@ -1,12 +1,14 @@
 """Heads on top of an encoder's features."""
 
+from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import flax.linen as nn
 import jax.numpy as jnp
 
 from clr_jax.entry import Problem
-from clr_jax.networks import BatchNorm, Network, wide
+from clr_jax.networks import BatchNorm, Network, normalize, wide
 
 NORMS: dict[str, dict] = {  # the scale and offset that a batch norm learns; None: no norm
     'full': {},
@@ -15,16 +17,17 @@ NORMS: dict[str, dict] = {  # the scale and offset that a batch norm learns; Non
 }
 # U(-1 / sqrt(d), 1 / sqrt(d)), as torch initialises a linear layer of d inputs.
 torch_uniform = nn.initializers.variance_scaling(1 / 3, 'fan_in', 'uniform')
+gelu = partial(nn.gelu, approximate=False)
 
 
 class MLP(nn.Module):
-    """A projector or predictor, [n, d] -> [n, dims[-1]]: dense layers, each but the last with a
-    ReLU, and where papers differ: norms and biases.
+    """A projector or predictor, [n, d] -> [n, dims[-1]]: dense layers, each but the last with an
+    activation, and where papers differ: norms and biases.
 
     The defaults are SimCLR's (Chen et al., 2020; the official code): no biases, a batch norm after
     every layer, the last with a scale but no offset. norm, last_norm: None or of `NORMS`.
     kernel_std: of normal initial weights; 0: torch's uniform ones. until: only the first layers,
-    with their ReLU.
+    with their activation. unit: the rows that come out have length 1.
     """
 
     dims: tuple[int, ...]
@@ -34,6 +37,8 @@ class MLP(nn.Module):
     last_bias: bool = False
     kernel_std: float = 0.01
     until: int | None = None
+    activation: Callable = nn.relu
+    unit: bool = False
     bn_groups: int = 1
     dtype: Any = None
 
@@ -53,14 +58,34 @@ class MLP(nn.Module):
             x = dense(x)  # [n, dim]
             if norm := self.last_norm if last else self.norm:
                 x = BatchNorm(groups=self.bn_groups, name=f'bn{i}', **NORMS[norm])(x, rows)
-            x = x if last else nn.relu(x)
-        return x
+            x = x if last else self.activation(x)
+        return normalize(x) if self.unit else x
 
 
 def plain(dims, dtype=None) -> MLP:
     """An MLP without norms and with biases: the heads of MoCo, instance discrimination, SupCon."""
     linear: dict = {'norm': None, 'bias': True, 'last_norm': None, 'last_bias': True}
     return MLP(tuple(dims), **linear, kernel_std=0.0, dtype=dtype)
+
+
+class WeightNormed(nn.Module):
+    """A dense layer without bias, [n, d] -> [n, dim] in float32 at least, whose columns have length
+    1, or learned lengths that begin at 1 (Salimans & Kingma, 2016; arXiv:1602.07868)."""
+
+    dim: int
+    learned: bool = False
+    dtype: Any = None
+
+    @nn.compact
+    def __call__(self, x, rows):
+        kernel = self.param('kernel', torch_uniform, (x.shape[-1], self.dim), jnp.float32)
+        kernel = normalize(kernel, 0)
+        if self.learned:
+            ones = nn.initializers.ones
+            kernel = kernel * self.param('length', ones, (self.dim,), jnp.float32)
+        x, kernel = nn.dtypes.promote_dtype(x, kernel, dtype=self.dtype)
+        exact = jnp.promote_types(x.dtype, jnp.float32)
+        return jnp.matmul(x, kernel, preferred_element_type=exact)  # [n, dim]
 
 
 class Heads(nn.Module):

@@ -77,9 +77,9 @@ class Method(NamedTuple):
     variables: Callable = online
     # (params, state, features, *, key, time) -> (params, state), before an epoch's first step, of the
     # features of all training examples [n, d], in order: NumPy, evaluation mode
-    refresh: Callable | None = None
+    refresh: Any = None
     # (params, state, batch, *, key) -> {name: [n, k, h, w, 3] in 0..1}, k pictures of each example
-    pictures: Callable | None = None
+    pictures: Any = None
 
 
 def make_time(step, steps_per_epoch: int, total_steps: int) -> Time:

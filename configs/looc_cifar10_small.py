@@ -18,7 +18,6 @@ def get_config(variant=''):
     shape = {
         'copies': 1,
         'size': 32,
-        'rotate': 0.5,
         'brightness': 0.4,
         'contrast': 0.4,
         'saturation': 0.4,
@@ -30,12 +29,11 @@ def get_config(variant=''):
         'view0_query': shape | {'shared': DRAWS},
         'view1_all': shape,
         'view2_color': shape | {'shared': color},
-        'view3_rotation': shape | {'shared': ('rotate',)},
     }
     config.encoder.update(name='convnet', widths=(32, 64, 128, 256))
     config.method.update(
         name='looc',
-        sensitive=2,
+        sensitive=1,
         projector=(256, 128),
         temperature=0.1,
         momentum=0.99,

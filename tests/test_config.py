@@ -136,8 +136,8 @@ def test_smoke_keeps_what_the_run_is_about(name):
     full, small = config(name).to_dict(), config(name, 'smoke').to_dict()
     resized = (
         r'(data\.|subset\.|batch_size|epochs|steps|log_every|checkpoint_every|evaluation\.(size|crop|every)'
-        r'|encoder\.(depth|width|widths|small_stem|heads|patch|image_size)|views\.\w+\.size'
-        r'|method\.(projector|predictor|queue_size|memory|noise)|(pretrained|teacher)\.workdir'
+        r'|encoder\.(depth|width|widths|small_stem|heads|patch|image_size|hidden)|views\.\w+\.size'
+        r'|method\.(projector|predictor|prototypes|clusters|queue_size|memory|noise|decoder_\w+)|(pretrained|teacher)\.workdir'
         r'|optimizer\.schedule\.warmup_epochs):? ?'
     )
     changed = configs.differences(full, small)

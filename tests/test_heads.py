@@ -6,9 +6,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from scipy.special import erf
 
 from clr_jax.entry import Problem
-from clr_jax.heads import MLP, Classifier, Heads, classified, plain
+from clr_jax.heads import MLP, Classifier, Heads, WeightNormed, classified, gelu, plain
 from tests import oracles
 from tests.oracles import assert_close
 
@@ -163,6 +164,23 @@ def test_it_computes_in_bfloat16_and_keeps_float32():
     assert y.dtype == jnp.bfloat16
 
 
+def test_an_activation_may_be_another_and_the_rows_of_unit_length(float64):
+    """DINO's: GELU as its error function has it, between layers alone."""
+    head = MLP((6, 7, 3), norm=None, last_norm=None, bias=True, activation=gelu, unit=True)
+    rng = np.random.default_rng(5)
+    params = jax.tree.map(lambda shape: rng.normal(size=shape), shapes(head)[0], is_leaf=is_shape)
+    x = X
+    for n in range(3):
+        x = x @ params[f'dense{n + 1}']['kernel'] + params[f'dense{n + 1}'].get('bias', 0)
+        x = x if n == 2 else x / 2 * (1 + erf(x / np.sqrt(2)))
+    expected = x / np.sqrt((x**2).sum(1, keepdims=True))
+    assert_close(head.apply({'params': params}, X, ROWS), expected, 1e-12)
+
+
+def is_shape(x):
+    return isinstance(x, tuple)
+
+
 # Heads made of them
 
 
@@ -180,6 +198,33 @@ def test_a_plain_head_has_biases_and_no_norms_and_begins_as_in_torch(float64):
     params = {'dense1': {'kernel': w1, 'bias': b1}, 'dense2': {'kernel': w2, 'bias': b2}}
     y = head.apply({'params': params}, X, ROWS)
     assert_close(y, np.maximum(X @ w1 + b1, 0) @ w2 + b2, 1e-13)
+
+
+def test_a_weight_normed_layer_has_columns_of_length_one_or_of_lengths_it_learns(float64):
+    rng = np.random.default_rng(6)
+    kernel, length = rng.normal(size=(5, 3)), rng.normal(size=3)
+    columns = np.stack([kernel[:, k] / np.sqrt((kernel[:, k] ** 2).sum()) for k in range(3)], 1)
+    assert shapes(WeightNormed(3)) == ({'kernel': (5, 3)}, {})
+    y = WeightNormed(3).apply({'params': {'kernel': kernel}}, X, ROWS)
+    assert_close(y, X @ columns, 1e-13)
+    learned = WeightNormed(3, learned=True)
+    y = learned.apply({'params': {'kernel': kernel, 'length': length}}, X, ROWS)
+    assert_close(y, X @ columns * length, 1e-13)
+    params = learned.init(jax.random.key(0), X, None)['params']
+    assert (params['length'] == 1).all()
+    assert 0.8 / np.sqrt(5) < np.abs(params['kernel']).max() <= 1 / np.sqrt(5)  # as in torch
+
+
+def test_a_weight_normed_layer_multiplies_in_bfloat16_and_adds_in_float32():
+    params, x = {'kernel': np.float32(X[:5, :4])}, np.float32(X[:, :5])
+    y = WeightNormed(4, dtype='bfloat16').apply({'params': params}, x, ROWS)
+    assert y.dtype == jnp.float32
+    exact = WeightNormed(4).apply({'params': params}, x, ROWS)
+    assert exact.dtype == jnp.float32
+    columns = params['kernel'] / np.linalg.norm(params['kernel'], axis=0)
+    rough = lambda a: np.float32(jnp.asarray(a, jnp.bfloat16))
+    assert_close(y, rough(x) @ rough(columns), 1e-6)
+    assert np.abs(y - exact).max() > 1e-4
 
 
 def test_several_heads_are_each_by_itself_and_stand_second(float64):

@@ -23,7 +23,7 @@ from clr_jax.checkpoint import Checkpoints, checksum, paths
 from clr_jax.data import pipeline, sources
 from clr_jax.entry import CONFIG, INPUT, Problem
 from clr_jax.train import TrainState, blank_batch, describe, make_state, make_step, restore
-from tests.conftest import ROOT
+from tests.conftest import ROOT, config
 
 STEPS, LOG_EVERY, CHECKPOINT_EVERY, JUDGE_EVERY = 100, 2, 4, 20
 TINY = {
@@ -437,6 +437,61 @@ def test_a_run_that_goes_on_does_not_need_what_it_started_from(straight, tmp_pat
     expected, found = go_on_without(donor, config, tmp_path / 'run')
     assert 'resumed from step 2' in capsys.readouterr().err
     assert differing(expected, found) == []
+
+
+# A method that refreshes its state before every epoch
+
+
+CLUSTERED = {  # epochs of four steps, the last one shorter
+    'steps': 10,
+    'batch_size': 32,
+    'log_every': 2,
+    'checkpoint_every': 2,
+    'keep': 5,
+    'subset': {'fraction': 0.1},
+    'encoder': {'widths': (4, 8)},
+    'method': {'clusters': 12},
+    'evaluation': {'every': 0},
+}
+
+
+@pytest.fixture(scope='module')
+def clustered(tmp_path_factory):
+    """-> (config, workdir) of a run of DeepCluster that was left alone."""
+    of, workdir = config('deepcluster_cifar10_small', 'smoke'), tmp_path_factory.mktemp('clustered')
+    of.update(CLUSTERED)
+    train.fit(of.to_dict(), str(workdir / 'run'))
+    return of.to_dict(), workdir / 'run'
+
+
+def test_clusters_are_found_before_the_first_step_of_each_epoch(clustered):
+    """The labels in a checkpoint are those of the epoch that its last step belongs to."""
+    steps = 2, 4, 6, 8, 10
+    label = {step: np.asarray(restore(clustered[1], step)[1].state.label) for step in steps}
+    same = [np.array_equal(label[step], label[step + 2]) for step in (2, 4, 6, 8)]
+    assert same == [True, False, True, False]
+    for found in label.values():
+        assert np.any(found != np.arange(144) % 12)  # as they are until the first refresh
+    nmi = [line['nmi'] for line in metrics(clustered[1])]
+    assert nmi[0] == nmi[1] != nmi[2] == nmi[3] != nmi[4]
+
+
+# In the middle of an epoch, and at the end of one: before the clusters of the next are found.
+@pytest.mark.parametrize('at', [6, 4])
+def test_a_run_killed_around_a_refresh_goes_on_to_the_same_bits(clustered, tmp_path, at, capsys):
+    of, straight = clustered
+    workdir = shutil.copytree(straight, tmp_path / 'run')
+    for step in committed(workdir):
+        if step > at:
+            shutil.rmtree(workdir / 'checkpoints' / str(step))
+    train.fit(of, str(workdir))
+    said = capsys.readouterr().err
+    assert f'resumed from step {at}\n' in said
+    assert re.findall(r'epoch (\d): features of 144 examples', said) == ['1', '2'][at // 5 :]
+    (_, expected, _), (_, found, step) = restore(straight), restore(workdir)
+    assert step == 10
+    assert differing(expected, found) == []
+    assert metrics(workdir) == metrics(straight)
 
 
 # A teacher

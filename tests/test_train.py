@@ -238,6 +238,69 @@ def test_the_loss_sees_this_step_and_update_the_next(float64):
     assert ts.state.loss.progress < ts.state.update.progress < 1
 
 
+class Refreshed(NamedTuple):
+    """What a method's `refresh` was given."""
+
+    w: np.ndarray
+    features: np.ndarray
+    key: np.ndarray
+    time: tuple
+
+
+def refreshing(seen: list) -> Method:
+    """`regression` whose features are pixels times the first weight, and whose weights grow by 1
+    before every epoch."""
+
+    def features(params, state, batch):
+        return {'h': batch['views'][0].reshape(len(batch['label']), -1) * params['w'][0]}
+
+    def refresh(params, state, features, *, key, time):
+        given = np.array(params['w']), features, jax.random.key_data(key), tuple(map(float, time))
+        seen.append(Refreshed(*given))
+        return {'w': np.array(params['w']) + 1}, state
+
+    return regression()._replace(features=features, refresh=refresh)
+
+
+@pytest.mark.parametrize('devices', [1, 8])
+def test_a_refresh_has_the_features_of_all_examples_in_order(devices):
+    """Of the weights as they are, once for each, also where the last batch is not full; what it
+    returns lies where the step needs it."""
+    seen: list = []
+    of = {'seed': 3, 'evaluation': {'size': 8, 'crop': 1.0}}
+    data = sources.subset(sources.load({'name': 'digits'}, 'train'), fraction=0.25)
+    mesh, sgd = parallel.make_mesh(jax.devices()[:devices]), optax.sgd(0.0)
+    run = train.Run(refreshing(seen), sgd, lambda step: 0.0, [], 4, 12)
+    refresh = train.refresher(of, run, mesh, data)
+    ts = train.make_state(run.method, sgd, mesh, regression_batch(), seed=0)
+    ts = ts._replace(step=jnp.full_like(ts.step, 8), params={'w': 2 * ts.params['w']})
+    ts = jax.device_put(ts, parallel.replicated(mesh))
+    new = refresh(ts)
+    assert kinds(new) == kinds(ts)
+    assert new.params['w'].sharding == ts.params['w'].sharding
+    np.testing.assert_array_equal(new.params['w'], 3)
+    assert (new.step, new.opt, new.state.loss.step) == (8, ts.opt, 0)
+    assert seen[0].time == (8, 2, pytest.approx(8 / 12))
+    images = [data.read(i)['image'].numpy().reshape(-1) for i in range(data.size)]
+    assert len(images) == 359
+    np.testing.assert_array_equal(seen[0].features, 2 * np.float32(images))
+    assert seen[0].features.dtype == np.float32
+
+    refresh(ts)  # as after a resume
+    jax.tree.map(np.testing.assert_array_equal, seen[1], seen[0])
+    refresh(ts._replace(step=ts.step + 4))
+    assert np.any(seen[2].key != seen[0].key)
+
+    # the step takes the new state as it takes any other
+    pace = {'steps_per_epoch': 4, 'total_steps': 12, 'seed': 0}
+    step, batch = train.make_step(run.method, sgd, mesh, **pace), regression_batch()
+    batch = jax.tree.map(lambda x: x.astype(np.float32) if x.dtype == np.float64 else x, batch)
+    for state in (jax.tree.map(jnp.copy, ts), new):
+        after, _ = step(state, parallel.spread(batch, mesh))
+    assert step._cache_size() == 1
+    np.testing.assert_array_equal(after.params['w'], 3)
+
+
 @pytest.mark.parametrize('classifies', [True, False])
 def test_a_classifier_is_judged_by_its_own_answers(classifies):
     """Those of every fourth example are right; of any other method, by its neighbours."""

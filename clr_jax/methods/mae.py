@@ -32,8 +32,9 @@ class Decoder(nn.Module):
     @nn.compact
     def __call__(self, tokens, grid, visible):
         x = Dense(self.width, dtype=self.dtype, name='embed')(tokens)  # [n, t, e]
-        n, first, patches = len(x), int(self.token), grid[0] * grid[1]
-        positions = sincos(*grid, self.width).astype(x.dtype)[None]
+        height, width = grid
+        n, first, patches = len(x), int(self.token), height * width
+        positions = sincos(height, width, self.width).astype(x.dtype)[None]
         seen = x[:, first:]
         if visible is not None:
             normal = nn.initializers.normal(0.02)

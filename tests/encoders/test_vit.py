@@ -13,7 +13,7 @@ import pytest
 from jax.sharding import PartitionSpec as P
 
 from clr_jax import networks, parallel
-from clr_jax.encoders.vit import from_timm, to_timm, vit
+from clr_jax.encoders.vit import attention_maps, from_timm, to_timm, vit
 from clr_jax.entry import CONFIG, Problem
 from clr_jax.networks import Network
 from tests.oracles import assert_close
@@ -117,13 +117,14 @@ def place(row, column, d):
 
 
 def forward(x, p, heads, pool):
-    """Dosovitskiy et al., 2020, eqs. 1 to 4, with fixed positions. x: [n, h, w, 3]; p: ours."""
+    """Dosovitskiy et al., 2020, eqs. 1 to 4, with fixed positions -> (features, attention of the last
+    block [n, heads, t, t]). x: [n, h, w, 3]; p: ours."""
     kernel, bias = p['patch_embed']['kernel'], p['patch_embed']['bias']
     size, d = kernel.shape[0], kernel.shape[-1]
     of = lambda layer, i: {name: leaf[i] for name, leaf in p['blocks'][layer].items()}
     dense = lambda y, layer: y @ layer['kernel'] + layer['bias']
     norm = lambda tokens, layer: np.stack([normed(y, **layer) for y in tokens])
-    features = []
+    features, attention = [], []
     for image in x:
         tokens = [p['cls_token'][0, 0]] if pool == 'token' else []
         for i in range(image.shape[0] // size):
@@ -133,19 +134,21 @@ def forward(x, p, heads, pool):
         z = np.stack(tokens)  # [t, d]
         for i in range(len(p['blocks']['qkv']['bias'])):
             qkv = dense(norm(z, of('norm1', i)), of('qkv', i))
-            outputs = []
+            outputs, weights = [], []
             for head in range(heads):
                 cut = lambda part: slice(
                     part * d + head * d // heads, part * d + (head + 1) * d // heads
                 )
                 q, k, v = (qkv[:, cut(part)] for part in range(3))
                 a = np.exp(q @ k.T / math.sqrt(d // heads))
-                outputs.append(a / a.sum(1, keepdims=True) @ v)
+                weights.append(a / a.sum(1, keepdims=True))
+                outputs.append(weights[-1] @ v)
             z = z + dense(np.concatenate(outputs, 1), of('proj', i))
             z = z + dense(gelu(dense(norm(z, of('norm2', i)), of('fc1', i))), of('fc2', i))
         z = norm(z, p['norm'])
         features.append(z[0] if pool == 'token' else z.mean(0))
-    return np.stack(features)
+        attention.append(weights)
+    return np.stack(features), np.array(attention)
 
 
 def noise(seed=0, centre=1.0, **options):
@@ -168,12 +171,25 @@ def test_features_and_slopes_with_fixed_positions_are_those_of_the_equations(flo
     params, slope = noise(**options), noise(1, 0.0, **options)
     network = Network(vit(**TINY | options))
     features = lambda p: networks.evaluate(network, {'encoder': p}, {}, jnp.asarray(X)).h
-    oracle = lambda p: forward((X - MEAN) / STD, p, TINY['heads'], pool)
+    oracle = lambda p: forward((X - MEAN) / STD, p, TINY['heads'], pool)[0]
     h, along = jax.jit(lambda p, v: jax.jvp(features, (p,), (v,)))(params, slope)
     assert_close(h, oracle(params), 1e-13)
     # the slope of all features along one direction in all parameters
     moved = lambda e: oracle(jax.tree.map(lambda p, v: p + e * v, params, slope))
     assert_close(along, (moved(1e-5) - moved(-1e-5)) / 2e-5, 1e-7)
+
+
+@pytest.mark.parametrize('remat', [False, True])
+def test_attention_maps_are_what_the_class_token_of_the_last_block_attends_to(float64, remat):
+    """Of each head, patch by patch in rows and columns; the token itself is left out."""
+    options = {'positions': 'sincos', 'mean': MEAN, 'std': STD}
+    params = jax.tree.map(lambda p: 2 * p, noise(**options))
+    encoder = vit(**TINY | options, remat=remat, drop_path=0.5)
+    maps = np.asarray(jax.jit(lambda x: attention_maps(encoder, params, x))(X))
+    assert maps.shape == (4, 3, 2, 3)
+    attention = forward((X - MEAN) / STD, params, TINY['heads'], 'token')[1]
+    assert_close(maps.reshape(4, 3, 6), attention[:, :, 0, 1:], 1e-13)
+    assert maps.std((2, 3)).min() > 0.01
 
 
 def test_fixed_positions_are_of_any_grid_and_no_parameters():

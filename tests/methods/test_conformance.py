@@ -65,7 +65,7 @@ CASES = cases()
 def small(name: str) -> dict:
     """The config `name`:smoke, smaller still, exact, at the peak learning rate of the full one."""
     full, c = config(name).to_dict(), resolved(name, 'smoke')
-    if c['encoder']['name'] in ('resnet', 'convnet'):
+    if c['encoder']['name'] != 'vit':
         c['encoder'] = TINY | {'bn_groups': c['encoder']['bn_groups']}
     for section in (c['encoder'], c['method']):
         section |= {'dtype': None} if 'dtype' in section else {}
