@@ -90,6 +90,9 @@ def smoke(config: ConfigDict) -> ConfigDict:
         'vit': {'width': 64, 'depth': 2, 'heads': 4, 'patch': 4, 'image_size': 16},
     }
     config.encoder.update(small.get(config.encoder.name, {}))
+    for group in config.groups.values():
+        if group.get('freeze_until'):
+            group.freeze_until = min(group.freeze_until, 20)  # of some ninety steps
     sizes = {name: view.get('size', 224) for name, view in config.views.items()}
     for name, view in config.views.items():  # 16 pixels, small crops 8
         view.size = max(8, round(4 * sizes[name] / max(sizes.values())) * 4)

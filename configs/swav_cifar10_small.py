@@ -35,7 +35,7 @@ def get_config(variant=''):
         projector=(256, 128),
         prototypes=100,
         temperature=0.1,
-        epsilon=0.05,
+        epsilon=0.03,  # at 0.05 the first codes are too even to learn from: a loss of ln 100 for good
         queue_size=1024,
         queue_epoch=0,
     )

@@ -138,14 +138,16 @@ def test_smoke_keeps_what_the_run_is_about(name):
         r'(data\.|subset\.|batch_size|epochs|steps|log_every|checkpoint_every|evaluation\.(size|crop|every)'
         r'|encoder\.(depth|width|widths|small_stem|heads|patch|image_size|hidden)|views\.\w+\.size'
         r'|method\.(projector|predictor|prototypes|clusters|queue_size|memory|noise|decoder_\w+)|(pretrained|teacher)\.workdir'
-        r'|optimizer\.schedule\.warmup_epochs):? ?'
+        r'|optimizer\.schedule\.warmup_epochs|groups\.\w+\.freeze_until):? ?'
     )
     changed = configs.differences(full, small)
     assert changed
     for line in changed:
         assert re.match(resized, line), line
-    for key in ('probe', 'groups', 'seed'):
+    for key in ('probe', 'seed'):
         assert full[key] == small[key]
+    for group in small['groups'].values():  # what is frozen at first moves before the end
+        assert (group.get('freeze_until') or 0) <= 20
     assert small['data']['name'] == 'digits'
     assert small['batch_size'] * small['epochs'] <= 256  # some ninety steps of 64 on 1,437 digits
     for key in ('pretrained', 'teacher'):  # runs in their smoke form
@@ -154,7 +156,9 @@ def test_smoke_keeps_what_the_run_is_about(name):
     share = full['optimizer']['schedule']['warmup_epochs'] / full['epochs']
     assert small['optimizer']['schedule']['warmup_epochs'] / small['epochs'] == pytest.approx(share)
     sizes = {view['size'] for view in small['views'].values()}
-    assert sizes == {small['evaluation']['size']} == {16}
+    assert max(sizes) == small['evaluation']['size'] == 16
+    assert sizes <= {8, 16}  # small crops stay small
+    assert len(sizes) == len({view['size'] for view in full['views'].values()})
 
 
 def test_a_config_can_change_its_own_smoke_form():
