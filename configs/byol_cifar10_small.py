@@ -31,7 +31,7 @@ def get_config(variant=''):
     )
     config.optimizer = {
         'name': 'adamw',
-        'learning_rate': 2e-3,
+        'learning_rate': 1e-3,
         'scaling': 'none',
         'weight_decay': 1e-4,
     }

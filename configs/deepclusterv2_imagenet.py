@@ -68,4 +68,5 @@ def get_config(variant=''):
     }
     config.evaluation.update(crop=0.875, every=6240)
     config.checkpoint_every = 1560
-    return finish(config, variant, method={'prototypes': 64})
+    smoke = {'method': {'prototypes': 64}, 'optimizer': {'learning_rate': 0.3}}
+    return finish(config, variant, **smoke)

@@ -73,4 +73,5 @@ def get_config(variant=''):
     config.groups.prototypes = {'pattern': '^prototypes$', 'freeze_until': 313}  # an epoch
     config.evaluation.update(crop=0.875, every=6240)
     config.checkpoint_every = 1560
-    return finish(config, variant, groups={'prototypes': {'freeze_until': 20}})
+    smoke = {'groups': {'prototypes': {'freeze_until': 20}}, 'optimizer': {'learning_rate': 0.3}}
+    return finish(config, variant, **smoke)
