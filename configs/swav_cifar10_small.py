@@ -47,4 +47,4 @@ def get_config(variant=''):
     config.groups.norm_and_bias = {'pattern': '(bias|scale)$', 'weight_decay': 0.0}
     config.groups.prototypes = {'pattern': '^prototypes$', 'freeze_until': 40}
     config.evaluation.update(every=390, train_examples=5000, test_examples=1000)
-    return finish(config, variant, groups={'prototypes': {'freeze_until': 20}})
+    return finish(config, variant)

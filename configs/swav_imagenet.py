@@ -73,5 +73,4 @@ def get_config(variant=''):
     config.groups.prototypes = {'pattern': '^prototypes$', 'freeze_until': 313}  # an epoch
     config.evaluation.update(crop=0.875, every=6240)
     config.checkpoint_every = 1560
-    smoke = {'groups': {'prototypes': {'freeze_until': 20}}, 'optimizer': {'learning_rate': 0.3}}
-    return finish(config, variant, **smoke)
+    return finish(config, variant, optimizer={'learning_rate': 0.3})
