@@ -87,7 +87,7 @@ def kmeans(x, start, iterations, spherical=False, chunk=4096):
 
 def _split(centroids, counts):
     """Centroids [k, d] with those of empty clusters replaced by halves of the largest."""
-    shift = PERTURBATION * (-1.0) ** jnp.arange(centroids.shape[1])  # [d]
+    shift = PERTURBATION * (-1.0) ** jnp.arange(centroids.shape[1], dtype=centroids.dtype)  # [d]
 
     def one(carry):
         centroids, counts = carry

@@ -3,6 +3,9 @@ anything published.
 
     python -m clr_jax.main --config=configs/looc_cifar10_small.py
 
+Only colour has a space of its own here; rotation, the paper's other, is in
+configs/looc_imagenet.py.
+
 Hardware: two CPU cores, about 5 minutes. `python benchmarks/small_compute.py` compares it with the
 other methods.
 """

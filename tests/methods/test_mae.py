@@ -9,8 +9,8 @@ import pytest
 from clr_jax import networks
 from clr_jax.encoders.vit import vit
 from clr_jax.entry import CONFIG, Problem
-from clr_jax.methods import mae as module
-from clr_jax.methods.mae import mae, to_image, to_patches
+from clr_jax.methods.mae import mae
+from clr_jax.patches import DAMAGES, Autoencoder, Decoder, to_image, to_patches
 from tests.methods.tiny import BATCH, outcome, start, train
 
 MEAN, STD = (0.5, 0.4, 0.3), (0.2, 0.25, 0.3)
@@ -53,7 +53,7 @@ def orders():
 def decoded(params, x, visible, token=True):
     """What the network says of images that are damaged already: its parts, one after the other."""
     tokens = encoder().apply({'params': params['encoder']}, x, None, visible, method='tokens')
-    decoder = module.Decoder(8, 1, 2, 2, token, None)
+    decoder = Decoder(8, 1, 2, 2, token, None)
     return decoder.apply({'params': params['decoder']}, tokens, (2, 2), visible)
 
 
@@ -86,7 +86,7 @@ def test_the_loss_is_the_error_of_the_masked_patches_alone(float64, normalized):
 
 def test_what_is_masked_says_nothing(float64):
     """Neither the features nor what is found change with the pixels that the mask hides."""
-    network = module.Autoencoder(encoder(), module.Decoder(8, 1, 2, 2, True, None))
+    network = Autoencoder(encoder(), Decoder(8, 1, 2, 2, True, None))
     visible = jnp.array([[3, 0]] * 2)
     x = np.random.default_rng(0).random((1, 4, 4, 3))
     other = x.copy()
@@ -102,7 +102,7 @@ def test_what_is_masked_says_nothing(float64):
 
 def test_visible_patches_keep_their_places(float64):
     """In whichever order they come, and the decoder puts each where it belongs."""
-    network = module.Autoencoder(encoder(), module.Decoder(8, 1, 2, 2, True, None))
+    network = Autoencoder(encoder(), Decoder(8, 1, 2, 2, True, None))
     x = jnp.asarray(np.random.default_rng(0).random((1, 4, 4, 3)))
     of = lambda *visible: networks.evaluate(network, params, stats, x, visible=jnp.array([visible]))
     params, stats = networks.init(network, jax.random.key(0), x, visible=jnp.array([[0, 1, 2]]))
@@ -113,7 +113,7 @@ def test_visible_patches_keep_their_places(float64):
     assert np.abs(found - other).max() > 1e-4
 
 
-@pytest.mark.parametrize('damage', module.DAMAGES)
+@pytest.mark.parametrize('damage', DAMAGES)
 def test_the_damage_belongs_to_the_example_and_not_to_the_device(float64, damage):
     method = build(damage=damage)
     params, state = start(method, 1)
