@@ -3,8 +3,8 @@
     python -m clr_jax.main --config=configs/deepcluster_vgg_imagenet.py
 
 Hardware: 8 TPU chips. The features of all images, of which k-means makes the classes of an epoch,
-take 21 GB of every host's memory, and twice that while they are collected. Published: 65.9
-mAP by fine-tuning for detection on VOC 2007, which is not among the protocols here.
+take 21 GB of every host's memory, and twice that while they are collected. Published:
+detection on VOC 2007 after fine-tuning, which is not among the protocols here.
 """
 
 from clr_jax.config import default, finish
