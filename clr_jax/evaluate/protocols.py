@@ -1,5 +1,6 @@
 """The protocols by name, and the evaluation of a run by one of them."""
 
+import itertools
 import json
 from collections.abc import Callable
 from typing import Any
@@ -42,8 +43,8 @@ def evaluate(
     epochs=None,
     learning_rate=None,
 ) -> list[dict]:
-    """Evaluate the run in `workdir` by the protocol `name`; print and append one record per source
-    of features.
+    """Evaluate the run in `workdir` by the protocol `name` (several, separated by commas, share the
+    features); print and append one record per protocol and source of features.
 
     With `labels_per_class` n, only n labels of each class are used, drawn `draws` times by the
     seeds 0, 1, ...: `top1` is the mean, `top1_std` the standard deviation over draws. `baselines`
@@ -54,10 +55,12 @@ def evaluate(
     `learning_rate` than theirs. A draw's seed is also that of its training, which in `random`
     begins with the encoder; there are no `pixels`.
     """
-    if name not in PROTOCOLS:
-        raise Problem(f'--protocol={name} does not exist: {nearest(name, PROTOCOLS)}')
-    measure, protocol = PROTOCOLS[name]
-    training = isinstance(protocol, Finetune)
+    names = list(dict.fromkeys(name.split(',')))
+    for each in names:
+        if each not in PROTOCOLS:
+            raise Problem(f'--protocol={each} does not exist: {nearest(each, PROTOCOLS)}')
+    training = [each for each in names if isinstance(PROTOCOLS[each][1], Finetune)]
+    still = [each for each in names if each not in training]
     if labels_per_class < 0 or draws < 0:
         raise Problem('--labels_per_class and --draws are not negative')
     if not 0 < label_fraction <= 1:
@@ -69,9 +72,9 @@ def evaluate(
         raise Problem('--labels_per_class, --label_fraction and --label_list: use one of them')
     changes = {'epochs': epochs, 'learning_rate': learning_rate}
     changes = {key: value for key, value in changes.items() if value is not None}
-    if not training and (changes or subset.keys() - {'per_class'}):
+    if still and (changes or subset.keys() - {'per_class'}):
         flags = '--label_fraction, --label_list, --epochs and --learning_rate'
-        raise Problem(f'{flags} are of finetune and lora, not of --protocol={name}')
+        raise Problem(f'{flags} are of finetune and lora, not of --protocol={still[0]}')
     config = configs.saved(workdir)
     run, ts, step = restore(workdir, step)
     mesh = parallel.make_mesh()
@@ -80,38 +83,39 @@ def evaluate(
     if not train.classes:
         raise Problem(f'{train.name} has no labels to evaluate with')
     task = Task(str(workdir), config, run, ts, step, mesh, train, test)
-    draws = draws or (20 if labels_per_class and not training else 1)
-    if training:
-        found = measure(altered(protocol, **changes), task, subset, draws, baselines)
-    else:
-        found = frozen(measure, protocol, task, labels_per_class, draws, baselines)
+    found = frozen(still, task, labels_per_class, draws, baselines) if still else iter(())
+    for each in training:
+        measure, protocol = PROTOCOLS[each]
+        trained = measure(altered(protocol, **changes), task, subset, draws or 1, baselines)
+        found = itertools.chain(found, ((each, *scored) for scored in trained))
     records = []
-    for scores, about in found:
+    for each, scores, about in found:
         every = lambda key: np.array([score[key] for score in scores])
         record = {
-            'protocol': name,
+            'protocol': each,
             'source': about['source'],
             'labels_per_class': labels_per_class or None,
             'top1': round(float(every('top1').mean()), 5),
             'top1_std': round(float(every('top1').std()), 5),
-            'draws': draws,
+            'draws': len(scores),
         }
         if 'top5' in scores[0]:
             record['top5'] = round(float(every('top5').mean()), 5)
         extra = {key: value for key, value in scores[0].items() if key not in record}
-        records.append(record | about | (extra if draws == 1 else {}))
+        records.append(record | about | (extra if len(scores) == 1 else {}))
         write(workdir, records[-1])
     if baselines:
         width = max(len(record['source']) for record in records)
         labels = ' '.join(f'{key}={value}' for key, value in subset.items()) or 'all'
         for record in records:
             score = f'{record["top1"]:.4f} +- {record["top1_std"]:.4f}'
-            say(f'{record["source"]:>{width}}  {name} top-1 {score}, {labels} labels')
+            say(f'{record["source"]:>{width}}  {record["protocol"]} top-1 {score}, {labels} labels')
     return records
 
 
-def frozen(measure, protocol, task: Task, per_class: int, draws: int, baselines: bool):
-    """Yield (the scores of all draws, what else a record has) for each source of features."""
+def frozen(names: list[str], task: Task, per_class: int, draws: int, baselines: bool):
+    """Yield (protocol, the scores of all draws, what else a record has) for each source of features
+    and each of the protocols `names`."""
     run, ts = task.run, task.ts
     networks = {'encoder': (run.method.features, ts.params, ts.state)}
     if baselines:
@@ -125,13 +129,13 @@ def frozen(measure, protocol, task: Task, per_class: int, draws: int, baselines:
             extract(lambda b: compiled(params, state, b), task.mesh, s, **task.view)
             for s in (task.train, task.test)
         )
-        scores = []
-        for seed in range(draws):
-            chosen = few(known, per_class, seed) if per_class else known
-            scores.append(measure(protocol, chosen, asked, task.train.classes, seed))
-        yield (
-            scores,
-            {
+        for name in names:
+            measure, protocol = PROTOCOLS[name]
+            scores = []
+            for seed in range(draws or (20 if per_class else 1)):
+                chosen = few(known, per_class, seed) if per_class else known
+                scores.append(measure(protocol, chosen, asked, task.train.classes, seed))
+            about = {
                 'source': source,
                 'step': task.step if source == 'encoder' else 0,
                 'weights': task.weights(params, state) if params else None,
@@ -139,8 +143,8 @@ def frozen(measure, protocol, task: Task, per_class: int, draws: int, baselines:
                 'test_examples': task.test.size,
                 'data': [task.train.fingerprint, task.test.fingerprint],
                 'settings': protocol._asdict() | task.view,
-            },
-        )
+            }
+            yield name, scores, about
 
 
 def few(features: Features, per_class: int, seed: int) -> Features:
