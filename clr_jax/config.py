@@ -24,9 +24,12 @@ def default() -> ConfigDict:
     config.steps = 0  # if above 0, the length of the run instead of `epochs`
     config.bn_groups = 1  # contiguous parts of the global batch with batch statistics of their own
     config.data = ConfigDict({'name': 'digits'})
-    # of the training examples, by one of three: data.sources.subset
+    # of texts: a tokenizer's JSON, or else WordPiece of so many tokens, learned from the data
+    config.tokenizer = ConfigDict({'path': '', 'vocabulary': 8192})
+    # of the training examples, by one of three: data.subsets.subset
     config.subset = ConfigDict({'fraction': 1.0, 'per_class': 0, 'list': '', 'seed': 0})
-    config.views = ConfigDict({'view': {}})  # groups of views, each the fields of data.augment.View
+    # groups of views, each the fields of one of data.views.KINDS: `name`, or else an image's
+    config.views = ConfigDict({'view': {}})
     config.encoder = ConfigDict({'name': 'resnet', 'bn_groups': config.get_ref('bn_groups')})
     config.method = ConfigDict({'name': 'simclr', 'bn_groups': config.get_ref('bn_groups')})
     config.optimizer = ConfigDict(
@@ -52,7 +55,7 @@ def finish(config: ConfigDict, variant: str = '', **smoke_changes) -> ConfigDict
     if variant not in ('', 'smoke'):
         raise Problem(f'unknown config variant ":{variant}": {nearest(variant, ["smoke"])}')
     config = smoke(config) if variant == 'smoke' else config
-    from clr_jax.data.augment import View
+    from clr_jax.data.views import settings
     from clr_jax.schedules import schedule
 
     for part in ('encoder', 'method'):
@@ -62,19 +65,29 @@ def finish(config: ConfigDict, variant: str = '', **smoke_changes) -> ConfigDict
     _complete(config.optimizer.schedule, schedule)
     config.optimizer.layer_decay = config.optimizer.get('layer_decay', 1.0)
     for view in config.views.values():
-        _complete(view, View)
+        _complete(view, settings(view))
     if variant == 'smoke':
         _narrow(config.method)
         config.update(smoke_changes)
     if not config.evaluation.size:
-        config.evaluation.size = max(view.size for view in config.views.values())
+        sizes = [view.size for view in config.views.values() if 'size' in view]
+        config.evaluation.size = max(sizes, default=0)
     return config
 
 
 def smoke(config: ConfigDict) -> ConfigDict:
-    """The same method, encoder family, optimizer and views, at laptop size on scikit-learn's
-    embedded digits."""
-    config.data, config.subset = ConfigDict({'name': 'digits'}), default().subset
+    """The same method, encoder family, optimizer and views, at laptop size on data that are embedded
+    or made: scikit-learn's digits, or what their views are of."""
+    kinds = frozenset(view.get('name', 'image') for view in config.views.values())
+    made = {
+        frozenset({'image'}): 'digits',
+        frozenset({'image', 'text'}): 'captioned_digits',
+        frozenset({'text'}): 'docstrings',
+        frozenset({'recording'}): 'tones',
+        frozenset({'frames'}): 'moving_digits',
+    }
+    config.data, config.subset = ConfigDict({'name': made[kinds]}), default().subset
+    config.tokenizer.update(path='', vocabulary=512)
     shrink = 4.0 / config.epochs
     config.batch_size, config.epochs, config.steps = 64, 4.0, 0
     config.optimizer.schedule.warmup_epochs = shrink * config.optimizer.schedule.get(
@@ -93,9 +106,13 @@ def smoke(config: ConfigDict) -> ConfigDict:
     for group in config.groups.values():
         if group.get('freeze_until'):
             group.freeze_until = min(group.freeze_until, 20)  # of some ninety steps
-    sizes = {name: view.get('size', 224) for name, view in config.views.items()}
-    for name, view in config.views.items():  # 16 pixels, small crops 8
+    images = {n: v for n, v in config.views.items() if v.get('name', 'image') == 'image'}
+    sizes = {name: view.get('size', 224) for name, view in images.items()}
+    for name, view in images.items():  # 16 pixels, small crops 8
         view.size = max(8, round(4 * sizes[name] / max(sizes.values())) * 4)
+    least = {'text': {'length': 16}, 'recording': {'samples': 2560}, 'frames': {'size': 16}}
+    for view in config.views.values():
+        view.update(least.get(view.get('name', ''), {}))
     return config
 
 

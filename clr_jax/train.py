@@ -1,5 +1,6 @@
 """The step and the loop: the only ones, for every method."""
 
+import json
 import math
 from collections.abc import Callable
 from typing import Any, NamedTuple
@@ -14,8 +15,8 @@ from jax.sharding import PartitionSpec as P
 from clr_jax import config as configs
 from clr_jax import networks, optimizers, parallel
 from clr_jax.checkpoint import Checkpoints, check_structure, shapes
-from clr_jax.data import index, pipeline, sources
-from clr_jax.data.augment import View, check
+from clr_jax.data import index, pipeline, sources, subsets, text, tokens, views
+from clr_jax.data.source import Source
 from clr_jax.entry import NO_PROGRESS, Problem, known
 from clr_jax.evaluate.features import extract, forward
 from clr_jax.evaluate.knn import Knn, knn
@@ -99,7 +100,7 @@ class Run(NamedTuple):
     method: Method
     optimizer: optax.GradientTransformation
     learning_rate: Callable
-    views: list[View]
+    views: list  # groups of them, of `data.views.KINDS`
     steps_per_epoch: int
     total_steps: int
 
@@ -118,10 +119,7 @@ def describe(config: dict, examples: int, classes: int) -> Run:
         given['teacher'] = describe(teacher['run'], teacher['examples'], teacher['classes']).method
         given['classes'] = teacher['classes']
     method = load('clr_jax.methods', config['method'], **given)
-    views = []
-    for name, section in config['views'].items():
-        known(section, View._fields, f'config.views.{name}')
-        views.append(check(View(**section)))
+    groups = [views.make(s, f'config.views.{name}') for name, s in config['views'].items()]
     steps_per_epoch = examples // batch_size
     total = config['steps'] or config['epochs'] * steps_per_epoch
     if not 1 <= total < math.inf:
@@ -134,15 +132,7 @@ def describe(config: dict, examples: int, classes: int) -> Run:
         probe = optax.adam(config['probe']['learning_rate'])
         optimizer = optimizers.each({'method': optimizer, 'probe': probe})
     rate = optimizers.learning_rate(config['optimizer'], **pace)
-    return Run(method, optimizer, rate, views, steps_per_epoch, total)
-
-
-def blank_batch(views: list[View], examples: int) -> dict:
-    """A batch of zeros in the shapes of a real one."""
-    sizes = [view.size for view in views for _ in range(view.copies)]
-    number = np.zeros(examples, np.int32)
-    images = tuple(np.zeros((examples, size, size, 3), np.uint8) for size in sizes)
-    return {'views': images, 'label': number, 'index': number}
+    return Run(method, optimizer, rate, groups, steps_per_epoch, total)
 
 
 def fit(config: dict, workdir: str):
@@ -152,16 +142,17 @@ def fit(config: dict, workdir: str):
     mesh = parallel.make_mesh(groups=config['bn_groups'])
     batch_size = config['batch_size']
     parallel.check_batch(batch_size, mesh, config['bn_groups'])
-    check_keywords(sources.subset, config['subset'], 'config.subset')
-    train = sources.subset(sources.load(config['data'], 'train'), **config['subset'])
+    check_keywords(subsets.subset, config['subset'], 'config.subset')
+    train = subsets.subset(sources.load(config['data'], 'train'), **config['subset'])
+    train = train._replace(tokenizer=text.tokenizer(config, workdir, train))
     run = describe(config, train.size, train.classes or 0)
     judge = online_judge(config, run.method, mesh, train) if train.classes else None
     refresh = refresher(config, run, mesh, train) if run.method.refresh else None
     begun = Checkpoints(workdir, read_only=True).steps()
     other = None if begun else others(config, run, mesh)
     begin = {'seed': config['seed'], 'pretrained': other}
-    ts = make_state(run.method, run.optimizer, mesh, blank_batch(run.views, 2), **begin)
-    claim(workdir, config)
+    ts = make_state(run.method, run.optimizer, mesh, views.blank(run.views, 2), **begin)
+    claim(workdir, config, train.tokenizer)
     checkpoints = Checkpoints(workdir, config['keep'])
     data = {'classes': train.classes or 0, 'examples': train.size, 'content': train.fingerprint}
     start = 0
@@ -219,21 +210,21 @@ def fit(config: dict, workdir: str):
     say(f'done: {workdir}')
 
 
-def online_judge(config: dict, method: Method, mesh, train: sources.Source) -> Callable:
+def online_judge(config: dict, method: Method, mesh, train: Source) -> Callable:
     """-> judge(params, state): on the first examples of a fixed order of each split, {'test_top1'} of
     a method that classifies, of any other {'knn_top1'}, by nearest neighbours."""
     run, evaluation = forward(method.features, mesh), config['evaluation']
-    test = sources.load(config['data'], 'test')
+    test = sources.load(config['data'], 'test')._replace(tokenizer=train.tokenizer)
 
     def pick(source, n):
         return index.permutation(np.arange(min(n, source.size)), source.size, index.key(0))
 
     chosen = pick(train, evaluation['train_examples']), pick(test, evaluation['test_examples'])
-    view = {'size': evaluation['size'], 'crop': evaluation['crop']}
+    shown = views.evaluated(config)
 
     def judge(params, state):
         encode = lambda batch: run(params, state, batch)
-        of = lambda source, indices: extract(encode, mesh, source, indices=indices, **view)
+        of = lambda source, indices: extract(encode, mesh, source, shown, indices=indices)
         asked = of(test, chosen[1])
         if asked.logits is not None:
             return {'test_top1': float((asked.logits.argmax(-1) == asked.label).mean())}
@@ -242,18 +233,17 @@ def online_judge(config: dict, method: Method, mesh, train: sources.Source) -> C
     return judge
 
 
-def refresher(config: dict, run: Run, mesh, train: sources.Source) -> Callable:
+def refresher(config: dict, run: Run, mesh, train: Source) -> Callable:
     """-> refresh(TrainState) -> TrainState: what the method makes of the features of all training
     examples before an epoch. A function of the state alone, so that a resume at the boundary
     repeats it."""
-    encode, evaluation = forward(run.method.features, mesh), config['evaluation']
-    view = {'size': evaluation['size'], 'crop': evaluation['crop']}
+    encode, shown = forward(run.method.features, mesh), views.evaluated(config)
     key = jax.random.fold_in(jax.random.key(config['seed']), 2**31 - 2)  # apart from every step's
 
     def refresh(ts):
         time = make_time(ts.step, run.steps_per_epoch, run.total_steps)
         say(f'epoch {int(time.epoch)}: features of {train.size} examples')
-        found = extract(lambda batch: encode(ts.params, ts.state, batch), mesh, train, **view)
+        found = extract(lambda batch: encode(ts.params, ts.state, batch), mesh, train, shown)
         own = jax.random.fold_in(key, int(time.epoch))
         params, state = run.method.refresh(ts.params, ts.state, found.h, key=own, time=time)
         params, state = parallel.everywhere((params, state), mesh)
@@ -279,7 +269,7 @@ def restore(workdir, step: int = -1) -> tuple[Run, TrainState, int]:
 
 def state_shapes(run: Run, mesh) -> TrainState:
     """What `make_state` makes, without values."""
-    blank = blank_batch(run.views, 2)
+    blank = views.blank(run.views, 2)
     return jax.eval_shape(lambda: make_state(run.method, run.optimizer, mesh, blank, seed=0))
 
 
@@ -324,12 +314,14 @@ def others(config: dict, run: Run, mesh):
     return taken if any(taken.values()) else None
 
 
-def claim(workdir, config: dict):
-    """Write the config of the run to its `workdir`."""
+def claim(workdir, config: dict, tokenizer=None):
+    """Write the config of the run, and its tokenizer, to its `workdir`."""
     if jax.process_index() == 0:
         try:
             epath.Path(workdir).mkdir(parents=True, exist_ok=True)
             configs.save(config, workdir)
+            if tokenizer:
+                tokens.save(tokenizer, epath.Path(workdir) / text.KEPT)
         except OSError as error:
             raise Problem(f'--workdir={workdir} cannot be written: {error.strerror}') from error
 
@@ -348,7 +340,9 @@ def check_workdir(workdir, config: dict):
             'data.data_dir',
             'data.path',
         )
-        found = configs.differences(configs.saved(workdir), config)
+        # what a later version added was then as it is by default
+        then = json.loads(json.dumps(configs.default().to_dict())) | configs.saved(workdir)
+        found = configs.differences(then, config)
         changed = [difference for difference in found if not difference.startswith(free)]
         if changed:
             these = '; '.join(changed[:3])

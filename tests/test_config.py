@@ -9,7 +9,7 @@ import pytest
 from ml_collections import ConfigDict
 
 from clr_jax import config as configs
-from clr_jax.data.augment import View
+from clr_jax.data.views import settings
 from clr_jax.entry import CONFIG, INPUT, Problem
 from clr_jax.schedules import schedule
 from clr_jax.train import describe
@@ -37,7 +37,7 @@ def named(of) -> dict:
         'data': factory('clr_jax.data.sources', of.data.name),
         'optimizer': factory('clr_jax.optimizers', of.optimizer.name),
         'optimizer.schedule': schedule,
-    } | {f'views.{name}': View for name in of.views}
+    } | {f'views.{name}': settings(view) for name, view in of.views.items()}
 
 
 def section(of, path: str):
@@ -93,8 +93,8 @@ def test_a_config_describes_a_run(name, variant, tmp_path):
     """Also when it comes back from JSON; its groups of parameters are checked when they meet the parameters."""
     of = config(name, variant)
     configs.save(resolved(name, variant), tmp_path)
-    for settings in (resolved(name, variant), configs.saved(tmp_path)):
-        run = describe(settings, 50_000, 10)
+    for whole in (resolved(name, variant), configs.saved(tmp_path)):
+        run = describe(whole, 50_000, 10)
         assert run.steps_per_epoch == 50_000 // of.batch_size
         assert run.total_steps == round(of.epochs * run.steps_per_epoch)
         assert [view.size for view in run.views] == [view.size for view in of.views.values()]

@@ -11,6 +11,7 @@ import jax
 import pytest
 
 from clr_jax import parallel, train
+from clr_jax.data import views
 from tests.conftest import ROOT, resolved
 from tests.steps import arguments, check_gradients_in_float32, kinds
 
@@ -26,7 +27,7 @@ def lower(name: str) -> str:
     run = train.describe(c, EXAMPLES, CLASSES)
     mesh = parallel.make_mesh(groups=c['bn_groups'])
     parallel.check_batch(c['batch_size'], mesh, c['bn_groups'])
-    blank = train.blank_batch(run.views, 1)
+    blank = views.blank(run.views, 1)
     ts = jax.eval_shape(lambda: train.make_state(run.method, run.optimizer, mesh, blank, seed=0))
     batch = jax.tree.map(
         lambda x: jax.ShapeDtypeStruct((c['batch_size'], *x.shape[1:]), x.dtype), blank

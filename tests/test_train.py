@@ -14,7 +14,7 @@ import pytest
 
 from clr_jax import parallel, train
 from clr_jax.checkpoint import paths
-from clr_jax.data import index, sources
+from clr_jax.data import index, sources, subsets, views
 from clr_jax.encoders.convnet import convnet
 from clr_jax.method import Aux, Method, Time
 from clr_jax.methods.simclr import simclr
@@ -127,7 +127,7 @@ def test_the_state_keeps_structure_shape_dtype_and_weakness(name):
     resolved = config(name, 'smoke').to_dict()
     run = train.describe(resolved, examples=1437, classes=10)
     mesh = parallel.make_mesh(jax.devices()[:2])
-    blank = train.blank_batch(run.views, BATCH)
+    blank = views.blank(run.views, BATCH)
     ts = jax.eval_shape(lambda: train.make_state(run.method, run.optimizer, mesh, blank, seed=0))
     step = train.make_step(run.method, run.optimizer, mesh, **PACE)
     after, metrics = jax.eval_shape(step, *arguments(mesh, ts, blank))
@@ -268,7 +268,7 @@ def test_a_refresh_has_the_features_of_all_examples_in_order(devices):
     returns lies where the step needs it."""
     seen: list = []
     of = {'seed': 3, 'evaluation': {'size': 8, 'crop': 1.0}}
-    data = sources.subset(sources.load({'name': 'digits'}, 'train'), fraction=0.25)
+    data = subsets.subset(sources.load({'name': 'digits'}, 'train'), fraction=0.25)
     mesh, sgd = parallel.make_mesh(jax.devices()[:devices]), optax.sgd(0.0)
     run = train.Run(refreshing(seen), sgd, lambda step: 0.0, [], 4, 12)
     refresh = train.refresher(of, run, mesh, data)

@@ -47,6 +47,13 @@ class View(NamedTuple):
     shared: tuple = ()  # draws (names in DRAWS) that all views of an example have in common
 
 
+class Central(NamedTuple):
+    """The view of an image in which it is evaluated."""
+
+    size: int  # pixels per side
+    crop: float = 0.875  # side of the central square, as a share of the image's short side
+
+
 @cache
 def tensorflow():
     """TensorFlow, imported late (it takes seconds) and quietly, kept off the accelerators."""
@@ -177,6 +184,10 @@ def evaluation(image, size: int, crop: float = 0.875, interpolation: str = 'bicu
     begin = (shape - side + 1) // 2
     image = tf.slice(image, tf.concat([begin, [0]], 0), tf.stack([side, side, 3]))  # [s, s, 3]
     return tf.cast(resize(image, size, interpolation) + 0.5, tf.uint8)
+
+
+def blank(view: View, examples: int):
+    return np.zeros((examples, view.size, view.size, 3), np.uint8)
 
 
 def crop_box(view: View, shape, seed):

@@ -6,27 +6,29 @@ from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 
-from clr_jax.data import augment, index
+from clr_jax.data import index, text, views
 from clr_jax.data.augment import tensorflow
 from clr_jax.data.records import reason
 from clr_jax.entry import CONFIG, DATA, Problem
 
 
-def train_batches(source, views, *, seed, batch_size, start=0, rows=None, threads=None):
+def train_batches(source, groups, *, seed, batch_size, start=0, rows=None, threads=None):
     """Endless training batches from step `start` on.
 
-    `views` are groups of views (augment.View). `batch_size` is the global one, of which this process
+    `groups` are groups of views (of `views.KINDS`). `batch_size` is the global one, of which this process
     makes the rows [first, last) = `rows` (None: all). An epoch is size // batch_size steps; what
     remains is left out, other examples each epoch.
 
-    Yields {'views': tuple of uint8 [b, S, S, 3], 'label': int32 [b] (-1: none), 'index': int32 [b]};
-    the views are numbered group after group. Raises Problem where an image cannot be read.
+    Yields {'views': tuple of arrays [b, ...], 'label': int32 [b] (-1: none), 'index': int32 [b]}; the
+    views are numbered group after group: images uint8 [b, S, S, 3], tokens int32 [b, length],
+    recordings int16 [b, samples], frames uint8 [b, S, S, channels]. Raises Problem where an example
+    cannot be read.
     """
     steps = source.size // batch_size
     if not steps:
         few = f'{source.name} has {source.size} examples'
         raise Problem(f'config.batch_size={batch_size} is too large: {few}', CONFIG)
-    views = [view for view in views for _ in range(augment.check(view).copies)]
+    each = [views.of(view).check(view) for view in groups for _ in range(view.copies)]
     tf = tensorflow()
     place = np.arange(*(rows or (0, batch_size)))
 
@@ -35,19 +37,19 @@ def train_batches(source, views, *, seed, batch_size, start=0, rows=None, thread
         order = index.key(seed, epoch)
         indices = index.permutation(position * batch_size + place, source.size, order)
         keys = index.key(seed, epoch, indices)
-        return indices, tuple(augment.sample(view, keys, k) for k, view in enumerate(views))
+        return indices, tuple(views.of(v).sample(v, keys, k) for k, v in enumerate(each))
 
     def example(i, parameters):
         read = source.read(i)
-        pairs = zip(views, parameters, strict=True)
-        made = tuple(augment.apply(view, read['image'], p) for view, p in pairs)
+        pairs = zip(each, parameters, strict=True)
+        made = tuple(views.show(view, read, p) for view, p in pairs)
         return {'views': made, 'label': read['label'], 'index': tf.cast(i, tf.int32)}
 
-    return _batches(source, plan, range(start, 2**62), example, threads)
+    return _batches(source, each, plan, range(start, 2**62), example, threads)
 
 
-def eval_batches(source, *, size, crop, batch_size, rows=None, indices=None, threads=None):
-    """Each example (or each of `indices`) once, in order, as its one view: the central crop.
+def eval_batches(source, shown, *, batch_size, rows=None, indices=None, threads=None):
+    """Each example (or each of `indices`) once, in order, in the views `shown` (`views.evaluated`).
 
     Batches as in training; the last is filled up with rows of index -1 and label -1.
     """
@@ -62,15 +64,16 @@ def eval_batches(source, *, size, crop, batch_size, rows=None, indices=None, thr
 
     def example(i):
         read = source.read(tf.maximum(i, 0))
-        made = (augment.evaluation(read['image'], size, crop),)
+        made = tuple(views.show(view, read, {}) for view in shown)
         label = tf.where(i < 0, -1, read['label'])
         return {'views': made, 'label': label, 'index': tf.cast(i, tf.int32)}
 
-    return _batches(source, plan, range(len(batches)), example, threads)
+    return _batches(source, shown, plan, range(len(batches)), example, threads)
 
 
-def _batches(source, plan, steps, example, threads):
-    """The batch of each of `steps`: `example` of each row of `plan(step)`, (numbers, ...).
+def _batches(source, shown, plan, steps, example, threads):
+    """The batch of each of `steps`: `example` of each row of `plan(step)`, (numbers, ...), whose views
+    are those `shown`.
 
     Two batches are in the making ahead of the one in use, each in one call from a Python thread. No
     callback leads from TensorFlow into Python: one under way when the program ends would hang it.
@@ -88,7 +91,14 @@ def _batches(source, plan, steps, example, threads):
 
     def make(step):
         batch = compute(*plan(step))
-        return tf.nest.map_structure(lambda x: np.asarray(memoryview(x)), batch)  # no copy
+        made = (
+            text.finish(view, x.numpy(), source.tokenizer)
+            if isinstance(view, text.Text)
+            else np.asarray(memoryview(x))  # no copy
+            for view, x in zip(shown, batch['views'], strict=True)
+        )
+        numbers = {key: np.asarray(memoryview(batch[key])) for key in ('label', 'index')}
+        return {'views': tuple(made)} | numbers
 
     def run():
         workers = ThreadPoolExecutor(2)

@@ -32,15 +32,15 @@ def forward(features: Callable, mesh) -> Callable:
 
 
 def extract(
-    run: Callable, mesh, source, *, size: int, crop: float, indices=None, batch_size: int = 256
+    run: Callable, mesh, source, shown: list, *, indices=None, batch_size: int = 256
 ) -> Features:
-    """`run(batch) -> Features` over the central crops of `source` (or of the examples `indices`), in
-    their order."""
+    """`run(batch) -> Features` over the examples of `source` (or those with the numbers `indices`) in
+    their order, in the views `shown` (`data.views.evaluated`)."""
     batch_size = -(-batch_size // mesh.size) * mesh.size
     rows = parallel.rows(mesh, batch_size)
     count = source.size if indices is None else len(indices)
     batches = pipeline.eval_batches(
-        source, size=size, crop=crop, batch_size=batch_size, rows=rows, indices=indices
+        source, shown, batch_size=batch_size, rows=rows, indices=indices
     )
     pieces = [jax.device_get(run(parallel.spread(batch, mesh))) for batch in batches]
     whole = jax.tree.map(lambda *parts: np.concatenate(parts)[:count], *pieces)

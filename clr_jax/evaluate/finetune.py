@@ -10,7 +10,8 @@ import numpy as np
 from clr_jax import config as configs
 from clr_jax import networks
 from clr_jax.checkpoint import checksum, crc
-from clr_jax.data import sources
+from clr_jax.data import subsets, views
+from clr_jax.data.source import Source
 from clr_jax.entry import Problem
 from clr_jax.evaluate.features import extract, forward
 from clr_jax.train import Run, TrainState, fit, restore
@@ -64,13 +65,18 @@ class Task(NamedTuple):
     ts: TrainState
     step: int
     mesh: Any
-    train: sources.Source
-    test: sources.Source
+    train: Source
+    test: Source
 
     @property
     def view(self) -> dict:
         """The size and the crop of test images."""
         return {key: self.config['evaluation'][key] for key in ('size', 'crop')}
+
+    @property
+    def shown(self) -> list:
+        """The views in which examples are evaluated."""
+        return views.evaluated(self.config)
 
     def weights(self, params, state) -> str:
         """The checksum of an encoder of this run."""
@@ -82,12 +88,12 @@ def finetune(
     protocol: Finetune, task: Task, subset: dict, draws: int, baselines: bool
 ) -> Iterator[tuple[list, dict]]:
     """Train and test `draws` times, seeds 0, 1, ..., a classifier on the run's encoder, and with
-    `baselines` on one that starts at random, from the labels of `subset` (`sources.subset`).
+    `baselines` on one that starts at random, from the labels of `subset` (`subsets.subset`).
 
     Each training is a run of its own in a folder of the workdir; the same call goes on with it where
     it ended. Yields ([{'top1', 'top5'} of a draw], what else a record has) for each encoder.
     """
-    part = sources.subset(task.train, **subset)
+    part = subsets.subset(task.train, **subset)
     settled = settle(protocol, part.size, part.size / task.train.size, task.mesh.size)
     for source in ('encoder', 'random') if baselines else ('encoder',):
         pretrained = {'workdir': task.workdir, 'step': task.step} if source == 'encoder' else {}
@@ -99,7 +105,7 @@ def finetune(
             run, ts, _ = restore(folder)
             compiled = forward(run.method.features, task.mesh)
             encode = lambda batch: compiled(ts.params, ts.state, batch)
-            asked = extract(encode, task.mesh, task.test, **task.view)
+            asked = extract(encode, task.mesh, task.test, task.shown)
             scores.append(accuracy(asked.logits, asked.label))
         yield (
             scores,

@@ -41,7 +41,7 @@ def draw(workdir, *, step=-1, examples=8, split='test', data_dir=None) -> list[s
 
     from clr_jax import config as configs
     from clr_jax import parallel
-    from clr_jax.data import pipeline, sources
+    from clr_jax.data import pipeline, sources, views
     from clr_jax.data.augment import tensorflow
     from clr_jax.train import restore
 
@@ -58,9 +58,8 @@ def draw(workdir, *, step=-1, examples=8, split='test', data_dir=None) -> list[s
         raise entry.Problem(
             f'--examples={examples}: {source.name} has {source.size}, show 1 or more'
         )
-    view = {'size': config['evaluation']['size'], 'crop': config['evaluation']['crop']}
     chosen = {'batch_size': examples, 'indices': np.arange(examples)}
-    batch = next(pipeline.eval_batches(source, **view, **chosen))
+    batch = next(pipeline.eval_batches(source, views.evaluated(config), **chosen))
     see = jax.jit(run.method.pictures, out_shardings=parallel.replicated(parallel.make_mesh()))
     seen = jax.device_get(see(ts.params, ts.state, batch, key=jax.random.key(config['seed'])))
     if jax.process_index():

@@ -11,14 +11,14 @@ from etils import epath
 
 from clr_jax import config as configs
 from clr_jax import parallel
-from clr_jax.data import sources
+from clr_jax.data import sources, subsets, text, views
 from clr_jax.entry import Problem, nearest
 from clr_jax.evaluate.features import Features, extract, forward, pixels
 from clr_jax.evaluate.finetune import LORA, Finetune, Task, altered, finetune
 from clr_jax.evaluate.knn import Knn, knn
 from clr_jax.evaluate.linear import Linear, linear
 from clr_jax.log import say
-from clr_jax.train import blank_batch, make_state, restore
+from clr_jax.train import make_state, restore
 
 PROTOCOLS: dict[str, tuple[Callable, Any]] = {
     'knn': (knn, Knn()),
@@ -51,7 +51,7 @@ def evaluate(
     adds `random` (the encoder as initialised with the run's seed) and `pixels` to `encoder`.
 
     The protocols that train, finetune and lora, also take a share of the labels, `label_fraction`,
-    or those of a file, `label_list` (`sources.subset`), and other `epochs` and another
+    or those of a file, `label_list` (`subsets.subset`), and other `epochs` and another
     `learning_rate` than theirs. A draw's seed is also that of its training, which in `random`
     begins with the encoder; there are no `pixels`.
     """
@@ -80,6 +80,8 @@ def evaluate(
     mesh = parallel.make_mesh()
     config['data'] |= {'data_dir': data_dir} if data_dir else {}
     train, test = (sources.load(config['data'], split) for split in ('train', 'test'))
+    spoken = text.tokenizer(config, workdir, train)
+    train, test = (source._replace(tokenizer=spoken) for source in (train, test))
     if not train.classes:
         raise Problem(f'{train.name} has no labels to evaluate with')
     task = Task(str(workdir), config, run, ts, step, mesh, train, test)
@@ -119,14 +121,14 @@ def frozen(names: list[str], task: Task, per_class: int, draws: int, baselines: 
     run, ts = task.run, task.ts
     networks = {'encoder': (run.method.features, ts.params, ts.state)}
     if baselines:
-        blank, seed = blank_batch(run.views, 2), task.config['seed']
+        blank, seed = views.blank(run.views, 2), task.config['seed']
         fresh = make_state(run.method, run.optimizer, task.mesh, blank, seed=seed)
         networks['random'] = (run.method.features, fresh.params, fresh.state)
         networks['pixels'] = (pixels, {}, {})
     for source, (features, params, state) in networks.items():
         compiled = forward(features, task.mesh)
         known, asked = (
-            extract(lambda b: compiled(params, state, b), task.mesh, s, **task.view)
+            extract(lambda b: compiled(params, state, b), task.mesh, s, task.shown)
             for s in (task.train, task.test)
         )
         for name in names:
@@ -150,7 +152,7 @@ def frozen(names: list[str], task: Task, per_class: int, draws: int, baselines: 
 def few(features: Features, per_class: int, seed: int) -> Features:
     """`per_class` examples of each class, drawn by `seed`."""
     where = '--labels_per_class'
-    rows = sources.draw(features.label, seed, per_class=per_class, where=where)
+    rows = subsets.draw(features.label, seed, per_class=per_class, where=where)
     return Features(features.h[rows], features.label[rows])
 
 

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from clr_jax.data import augment, index, pipeline, sources
-from clr_jax.data.augment import View, tensorflow
+from clr_jax.data.augment import Central, View, tensorflow
 from clr_jax.entry import CONFIG, Problem
 
 VIEWS = (View(size=20), View(copies=1, size=8, area=(0.05, 0.3), blur=0.0, shared=('flip',)))
@@ -118,7 +118,7 @@ def test_a_batch_larger_than_the_data_is_refused(digits):
 
 
 def test_evaluation_sees_each_example_once_in_order(digits):
-    made = list(pipeline.eval_batches(digits, size=8, crop=1.0, batch_size=100))
+    made = list(pipeline.eval_batches(digits, [Central(8, 1.0)], batch_size=100))
     assert [b['views'][0].shape for b in made] == [(100, 8, 8, 3)] * 4
     assert {b[k].dtype for b in made for k in ('label', 'index')} == {np.dtype('int32')}
     numbers = np.concatenate([b['index'] for b in made])
@@ -133,7 +133,7 @@ def test_evaluation_sees_each_example_once_in_order(digits):
 
 def test_evaluation_of_some_examples_by_several_processes(digits):
     chosen = [5, 200, 7, 7, 359]
-    settings = {'size': 4, 'crop': 0.5, 'batch_size': 4, 'indices': chosen}
+    settings = {'shown': [Central(4, 0.5)], 'batch_size': 4, 'indices': chosen}
     whole = list(pipeline.eval_batches(digits, **settings))
     assert [b['index'].tolist() for b in whole] == [[5, 200, 7, 7], [359, -1, -1, -1]]
     np.testing.assert_array_equal(whole[0]['views'][0], digits.images[chosen[:4], 2:6, 2:6])

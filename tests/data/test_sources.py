@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 from sklearn.datasets import load_digits
 
-from clr_jax.data import pipeline, records, sources
-from clr_jax.data.augment import View, tensorflow
+from clr_jax.data import images, pipeline, records, sources
+from clr_jax.data.augment import Central, View, tensorflow
 from clr_jax.entry import CONFIG, DATA, INPUT, Problem
 
 
@@ -207,7 +207,7 @@ def test_a_damaged_image_is_named(tmp_path):
     source = folder(tmp_path, test_fraction=1e-9)
     path.unlink()
     with pytest.raises(Problem, match='1.jpg cannot be read'):
-        next(pipeline.eval_batches(source, size=8, crop=1.0, batch_size=3))
+        next(pipeline.eval_batches(source, [Central(8, 1.0)], batch_size=3))
 
 
 def test_an_image_too_large_is_refused_unread(tmp_path):
@@ -295,7 +295,7 @@ def test_a_large_data_set_is_read_at_random(prepared, dataset):
         image, label = read(source, i)
         np.testing.assert_array_equal(image, picture(10 + i, 20, i))
         assert label == i % 3
-    batches = pipeline.eval_batches(source, size=8, crop=1.0, batch_size=9)
+    batches = pipeline.eval_batches(source, [Central(8, 1.0)], batch_size=9)
     assert next(batches)['label'].tolist() == [0, 1, 2] * 3
     assert source.where(3) == f'example 3 of {dataset}/1.0.0 (train)'
 
@@ -310,7 +310,7 @@ def test_splits_are_in_the_notation_of_tfds(prepared, dataset):
 
 def test_in_memory_or_at_random_is_the_same(prepared, monkeypatch):
     whole = stored(prepared, 'small')
-    monkeypatch.setattr(sources, 'IN_MEMORY', 0)
+    monkeypatch.setattr(images, 'IN_MEMORY', 0)
     source = stored(prepared, 'small')
     assert source.images is None
     for i in range(9):
@@ -349,7 +349,7 @@ def test_a_damaged_record_is_reported(prepared, dataset, tmp_path):
     file.write_bytes(raw)
     with pytest.raises(Problem, match=f'{dataset}/1.0.0.*corrupted record') as raised:
         for _ in pipeline.eval_batches(
-            stored(tmp_path / 'copy', dataset), size=8, crop=1.0, batch_size=9
+            stored(tmp_path / 'copy', dataset), [Central(8, 1.0)], batch_size=9
         ):
             pass
     assert raised.value.code == DATA
@@ -383,6 +383,6 @@ def test_cifar10():
     assert (train.size, test.size, train.classes) == (50_000, 10_000, 10)
     assert train.images.shape == (50_000, 32, 32, 3)
     labels = np.concatenate(
-        [b['label'] for b in pipeline.eval_batches(test, size=32, crop=1.0, batch_size=1000)]
+        [b['label'] for b in pipeline.eval_batches(test, [Central(32, 1.0)], batch_size=1000)]
     )
     np.testing.assert_array_equal(np.bincount(labels), [1000] * 10)

@@ -11,7 +11,7 @@ import pytest
 from clr_jax import config as configs
 from clr_jax import networks
 from clr_jax.checkpoint import Checkpoints, checksum
-from clr_jax.data import sources
+from clr_jax.data import sources, subsets
 from clr_jax.entry import CONFIG, INPUT, Problem
 from clr_jax.evaluate import finetune as module
 from clr_jax.evaluate.finetune import LORA, Finetune, accuracy, altered, crop, recipe, settle
@@ -88,7 +88,7 @@ def test_few_labels_go_further_from_the_run_than_from_random_weights(workdir, ca
     assert [json.loads(line) for line in lines] == json.loads(json.dumps(records))
     assert (workdir / 'results.jsonl').read_text().splitlines() == lines
 
-    part = sources.subset(sources.load({'name': 'digits'}, 'train'), per_class=4)
+    part = subsets.subset(sources.load({'name': 'digits'}, 'train'), per_class=4)
     test = sources.load({'name': 'digits'}, 'test')
     for record in records:
         pretrained = record['source'] == 'encoder'

@@ -11,11 +11,11 @@ import pytest
 from clr_jax import config as configs
 from clr_jax import parallel
 from clr_jax.checkpoint import Checkpoints
-from clr_jax.data import pipeline, sources
-from clr_jax.data.augment import tensorflow
+from clr_jax.data import pipeline, sources, views
+from clr_jax.data.augment import Central, tensorflow
 from clr_jax.entry import CONFIG, INPUT, USAGE, Problem
 from clr_jax.evaluate.pictures import draw, grid
-from clr_jax.train import blank_batch, describe, make_state
+from clr_jax.train import describe, make_state
 from tests.conftest import ROOT, config
 
 STEP = 7
@@ -34,7 +34,7 @@ def run_config(**encoder) -> dict:
 def write_run(folder, of):
     """What a run leaves behind, at STEP."""
     run = describe(of, 1437, 10)
-    blank = blank_batch(run.views, 2)
+    blank = views.blank(run.views, 2)
     state = make_state(run.method, run.optimizer, parallel.make_mesh(), blank, seed=0)
     configs.save(of, folder)
     checkpoints = Checkpoints(folder)
@@ -92,8 +92,8 @@ def test_a_file_shows_what_the_method_does_of_the_first_examples(made, capsys, s
     assert path == str(folder / 'pictures' / f'attention_{STEP}.png')
     assert capsys.readouterr().out == f'{path}\n'
     assert {p.name for p in folder.iterdir()} == before | {'pictures'}
-    view = {'size': 8, 'crop': 1.0, 'batch_size': 3}
-    batch = next(pipeline.eval_batches(sources.load({'name': 'digits'}, split), **view))
+    source = sources.load({'name': 'digits'}, split)
+    batch = next(pipeline.eval_batches(source, [Central(8, 1.0)], batch_size=3))
     alone = jax.device_get((state.params, state.state))
     expected = jax.jit(run.method.pictures)(*alone, batch, key=jax.random.key(0))['attention']
     assert expected.shape == (3, 1 + 3, 8, 8, 3)

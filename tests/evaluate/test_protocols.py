@@ -15,18 +15,20 @@ from sklearn.neighbors import KNeighborsClassifier
 from clr_jax import config as configs
 from clr_jax import networks, parallel
 from clr_jax.checkpoint import Checkpoints, checksum
-from clr_jax.data import index, sources
+from clr_jax.data import index, sources, views
+from clr_jax.data.augment import Central
 from clr_jax.entry import CONFIG, INPUT, Problem
 from clr_jax.evaluate import protocols
 from clr_jax.evaluate.features import Features, extract, forward, pixels
 from clr_jax.evaluate.knn import Knn, knn
 from clr_jax.evaluate.linear import Linear
 from clr_jax.evaluate.protocols import PROTOCOLS, evaluate, few
-from clr_jax.train import blank_batch, describe, make_state
+from clr_jax.train import describe, make_state
 from tests.conftest import config
 
 STEPS = (3, 7)
 VIEW = {'size': 8, 'crop': 1.0}
+SHOWN = [Central(**VIEW)]
 
 
 @pytest.fixture(scope='module')
@@ -35,7 +37,7 @@ def states():
     of = run_config()
     run = describe(of, 1437, 10)
     fresh = make_state(
-        run.method, run.optimizer, parallel.make_mesh(), blank_batch(run.views, 2), seed=of['seed']
+        run.method, run.optimizer, parallel.make_mesh(), views.blank(run.views, 2), seed=of['seed']
     )
     rng = np.random.default_rng(0)
     noise = lambda x: x * np.exp(rng.normal(size=x.shape)).astype(np.float32)
@@ -334,13 +336,13 @@ def test_features_are_of_every_example_in_order(devices, batch_size):
     source, (_, test) = sources.load({'name': 'digits'}, 'test'), digits()
     mesh = parallel.make_mesh(jax.devices()[:devices])
     run = forward(pixels, mesh)
-    found = extract(lambda b: run({}, {}, b), mesh, source, batch_size=batch_size, **VIEW)
+    found = extract(lambda b: run({}, {}, b), mesh, source, SHOWN, batch_size=batch_size)
     np.testing.assert_allclose(found.h, test.h, rtol=1e-6, atol=1e-7)
     np.testing.assert_array_equal(found.label, test.label)
     assert found.h.dtype == np.float32
     some = np.array([5, 359, 0, 5])
     found = extract(
-        lambda b: run({}, {}, b), mesh, source, indices=some, batch_size=batch_size, **VIEW
+        lambda b: run({}, {}, b), mesh, source, SHOWN, indices=some, batch_size=batch_size
     )
     np.testing.assert_allclose(found.h, test.h[some], rtol=1e-6, atol=1e-7)
     np.testing.assert_array_equal(found.label, test.label[some])
@@ -359,7 +361,7 @@ def test_features_are_those_of_evaluation_mode(states, records):
             images = pixel.h.reshape(-1, 8, 8, 3) + 0.5
             expected = run.method.features(*alone, {'views': (images,)})['h']
             source = sources.load({'name': 'digits'}, split)
-            found = extract(lambda b: compiled(state.params, state.state, b), mesh, source, **VIEW)
+            found = extract(lambda b: compiled(state.params, state.state, b), mesh, source, SHOWN)
             np.testing.assert_allclose(found.h, expected, rtol=1e-4, atol=1e-5)
             both.append(Features(np.asarray(expected), pixel.label))
         bounds.append(neighbours(*both, Knn()))
@@ -372,8 +374,8 @@ def test_protocols_see_no_test_label(records, workdir, monkeypatch):
     """Other test labels change the score, and nothing else of the record."""
     honest = protocols.extract
 
-    def extract(run, mesh, source, **options):
-        features = honest(run, mesh, source, **options)
+    def extract(run, mesh, source, shown, **options):
+        features = honest(run, mesh, source, shown, **options)
         return (
             features._replace(label=(features.label + 1) % 10) if source.size == 360 else features
         )

@@ -19,7 +19,7 @@ import pytest
 
 from clr_jax import methods, parallel, schedules, train
 from clr_jax.checkpoint import Checkpoints, paths
-from clr_jax.data import pipeline, sources
+from clr_jax.data import pipeline, sources, views
 from clr_jax.method import make_time
 from tests.conftest import ROOT, config, resolved
 from tests.steps import double, kinds
@@ -165,7 +165,7 @@ def test_the_state_keeps_structure_shape_and_dtype(case):
     c = resolved(CASES[case], 'smoke') | {'batch_size': BATCH}
     c['encoder'] = t.config['encoder'] | {k: v for k, v in c['encoder'].items() if k == 'dtype'}
     run, mesh = train.describe(c, EPOCH * BATCH, 10), parallel.make_mesh(groups=c['bn_groups'])
-    blank = train.blank_batch(run.views, BATCH)
+    blank = views.blank(run.views, BATCH)
     before = jax.eval_shape(
         lambda: train.make_state(run.method, run.optimizer, mesh, blank, seed=0)
     )

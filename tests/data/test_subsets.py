@@ -3,8 +3,8 @@
 import numpy as np
 import pytest
 
-from clr_jax.data import index, pipeline, records, sources
-from clr_jax.data.augment import View, tensorflow
+from clr_jax.data import images, index, pipeline, records, sources, subsets
+from clr_jax.data.augment import Central, View, tensorflow
 from clr_jax.entry import CONFIG, DATA, INPUT, Problem
 from tests.data.test_sources import cache, folder, picture, read, stored, write  # noqa: F401
 
@@ -33,7 +33,7 @@ def by_turns(labels, seed: int, count: int) -> set:
 
 def problem(source, code, *words, **settings):
     with pytest.raises(Problem) as raised:
-        sources.subset(source, **settings)
+        subsets.subset(source, **settings)
     assert raised.value.code == code
     assert '\n' not in str(raised.value)
     for word in words:
@@ -47,7 +47,7 @@ def problem(source, code, *words, **settings):
 def test_a_fraction_takes_turns_among_the_classes(count):
     sizes = np.bincount(LABELS)
     for seed in (0, 1):
-        chosen = sources.draw(LABELS, seed, count=count)
+        chosen = subsets.draw(LABELS, seed, count=count)
         assert len(set(chosen)) == len(chosen) == count
         assert set(chosen) == by_turns(LABELS, seed, count)
         counts = np.bincount(LABELS[chosen], minlength=5)
@@ -59,35 +59,35 @@ def test_a_fraction_takes_turns_among_the_classes(count):
 def test_so_many_of_each_class():
     sizes = np.bincount(LABELS)
     for n in (1, 2, sizes.min()):
-        chosen = sources.draw(LABELS, 3, per_class=n)
+        chosen = subsets.draw(LABELS, 3, per_class=n)
         assert len(set(chosen)) == 5 * n
         np.testing.assert_array_equal(LABELS[chosen], np.repeat(np.arange(5), n))
-        assert set(chosen) == set(sources.draw(LABELS, 3, count=5 * n))  # the same first turns
+        assert set(chosen) == set(subsets.draw(LABELS, 3, count=5 * n))  # the same first turns
     with pytest.raises(Problem, match=f'here={sizes.min() + 1}: class 0 has {sizes.min()} ex'):
-        sources.draw(LABELS, 3, per_class=sizes.min() + 1, where='here')
+        subsets.draw(LABELS, 3, per_class=sizes.min() + 1, where='here')
     some = np.where(LABELS == 1, -1, LABELS)  # without a label: drawn from by no class
-    assert set(some[sources.draw(some, 0, per_class=2)]) == {0, 2, 3, 4}
-    assert -1 in some[sources.draw(some, 0, count=10)]
+    assert set(some[subsets.draw(some, 0, per_class=2)]) == {0, 2, 3, 4}
+    assert -1 in some[subsets.draw(some, 0, count=10)]
 
 
 def test_draws_of_a_seed_contain_each_other_and_other_seeds_are_others():
-    few, more = (set(sources.draw(LABELS, 0, count=n)) for n in (10, 100))
+    few, more = (set(subsets.draw(LABELS, 0, count=n)) for n in (10, 100))
     assert few < more
-    assert len({frozenset(sources.draw(LABELS, seed, count=10)) for seed in range(9)}) == 9
+    assert len({frozenset(subsets.draw(LABELS, seed, count=10)) for seed in range(9)}) == 9
 
 
 def test_each_example_of_a_class_is_drawn_about_as_often_as_any():
     labels = np.repeat([0, 1, 2, 3], 10)
     counts = np.zeros(40)
     for seed in range(1000):
-        counts[sources.draw(labels, seed, count=10)] += 1
+        counts[subsets.draw(labels, seed, count=10)] += 1
     deviation = np.sqrt(1000 * 0.25 * 0.75)
     assert counts.sum() == 10_000
     assert abs(counts - 250).max() < 4.5 * deviation
 
 
 def test_the_draw_is_the_same_everywhere_and_for_ever():
-    chosen = sources.draw(np.arange(1000) % 7, 0, count=9)
+    chosen = subsets.draw(np.arange(1000) % 7, 0, count=9)
     assert sorted(chosen) == [70, 303, 415, 416, 550, 629, 635, 704, 722]
 
 
@@ -97,9 +97,9 @@ def test_the_draw_is_the_same_everywhere_and_for_ever():
 @pytest.mark.parametrize(('fraction', 'count'), [(0.01, 14), (0.001, 1), (0.1, 144), (0.99, 1423)])
 def test_a_fraction_of_the_digits(fraction, count):
     whole = digits()
-    part = sources.subset(whole, fraction=fraction, seed=1)
+    part = subsets.subset(whole, fraction=fraction, seed=1)
     assert (part.size, part.classes, part.name) == (count, 10, f'{count} of digits (train)')
-    chosen = np.sort(sources.draw(whole.labels(), 1, count=count))
+    chosen = np.sort(subsets.draw(whole.labels(), 1, count=count))
     np.testing.assert_array_equal(part.images, whole.images[chosen])
     np.testing.assert_array_equal(part.labels(), whole.labels()[chosen])
     for i in {0, count // 2, count - 1}:
@@ -111,22 +111,22 @@ def test_a_fraction_of_the_digits(fraction, count):
 
 def test_what_makes_a_subset_another():
     whole = digits()
-    assert sources.subset(whole) is whole
+    assert subsets.subset(whole) is whole
     settings = [
         {'fraction': 0.1},
         {'fraction': 0.1, 'seed': 1},
         {'fraction': 0.2},
         {'per_class': 2},
     ]
-    prints = [sources.subset(whole, **s).fingerprint for s in settings]
+    prints = [subsets.subset(whole, **s).fingerprint for s in settings]
     assert len({whole.fingerprint, *prints}) == 5
-    assert prints == [sources.subset(digits(), **s).fingerprint for s in settings]
-    assert sources.subset(digits('test'), fraction=0.1).fingerprint not in prints
+    assert prints == [subsets.subset(digits(), **s).fingerprint for s in settings]
+    assert subsets.subset(digits('test'), fraction=0.1).fingerprint not in prints
 
 
 def test_a_part_of_a_part():
     whole = digits()
-    part = sources.subset(sources.subset(whole, fraction=0.1), per_class=3)
+    part = subsets.subset(subsets.subset(whole, fraction=0.1), per_class=3)
     assert (part.size, part.name) == (30, '30 of 144 of digits (train)')
     numbers = [int(part.where(i).split()[1]) for i in range(30)]
     np.testing.assert_array_equal(part.labels(), whole.labels()[numbers])
@@ -135,8 +135,8 @@ def test_a_part_of_a_part():
 
 
 def test_batches_of_a_part_number_its_examples():
-    part = sources.subset(digits(), per_class=2)
-    (batch,) = pipeline.eval_batches(part, size=8, crop=1.0, batch_size=20)
+    part = subsets.subset(digits(), per_class=2)
+    (batch,) = pipeline.eval_batches(part, [Central(8, 1.0)], batch_size=20)
     np.testing.assert_array_equal(batch['index'], np.arange(20))
     np.testing.assert_array_equal(batch['views'][0], part.images)
     view = View(size=8, jitter=0.0, copies=1)
@@ -169,10 +169,10 @@ def listed(tmp_path, *lines) -> str:
 
 def test_numbers_name_what_has_no_names(tmp_path):
     whole = digits()
-    part = sources.subset(whole, list=listed(tmp_path, '7', '', ' 1436 ', '0\r', '  '))
+    part = subsets.subset(whole, list=listed(tmp_path, '7', '', ' 1436 ', '0\r', '  '))
     np.testing.assert_array_equal(part.images, whole.images[[0, 7, 1436]])
     assert part.names is None
-    other = sources.subset(whole, list=listed(tmp_path, '0', '7', '1436'))
+    other = subsets.subset(whole, list=listed(tmp_path, '0', '7', '1436'))
     assert other.fingerprint == part.fingerprint  # their order is that of the source
     path = listed(tmp_path, '3', '1437', 'x', '-1')
     words = f'config.subset.list={path}: 3 of 4 lines', 'digits (train), the first "1437"'
@@ -189,7 +189,7 @@ def test_files_of_a_folder_have_names(tmp_path):
     assert whole.names() == sorted(names)
     np.testing.assert_array_equal(whole.labels(), [0, 0, 1, 1, 1])
     path = listed(tmp_path, '3.png', 'dog/2.png', '1.png', '4 b.png')
-    part = sources.subset(whole, list=path)
+    part = subsets.subset(whole, list=path)
     assert part.names() == ['cat/1.png', 'dog/2.png', 'dog/4 b.png', 'dog/deep/3.png']
     np.testing.assert_array_equal(part.labels(), [0, 1, 1, 1])
     assert part.where(1) == str(tmp_path / 'zoo' / 'dog/2.png')
@@ -204,7 +204,7 @@ def test_images_without_labels_are_drawn_plainly(tmp_path):
         write(tmp_path / f'{k}.png')
     whole = folder(tmp_path, test_fraction=1e-9)
     np.testing.assert_array_equal(whole.labels(), [-1] * 20)
-    part = sources.subset(whole, fraction=0.23)
+    part = subsets.subset(whole, fraction=0.23)
     assert (part.size, part.classes) == (5, None)
     order = index.permutation(np.arange(20), 20, index.key(0, 'labels'))
     assert part.names() == [whole.names()[i] for i in sorted(order[:5])]
@@ -256,7 +256,7 @@ def test_labels_and_names_of_a_data_set(prepared, dataset, tmp_path):
     assert labels.dtype == np.int32
     np.testing.assert_array_equal(labels, np.arange(5, 29) % 3)
     assert whole.names() == [name(k) for k in range(5, 29)]
-    part = sources.subset(whole, list=listed(tmp_path, name(17), name(5)))
+    part = subsets.subset(whole, list=listed(tmp_path, name(17), name(5)))
     assert part.names() == [name(5), name(17)]
     for i, k in enumerate((5, 17)):
         image, label = read(part, i)
@@ -264,7 +264,7 @@ def test_labels_and_names_of_a_data_set(prepared, dataset, tmp_path):
         assert label == k % 3
     np.testing.assert_array_equal(part.labels(), [2, 2])
     problem(whole, CONFIG, f'the first "{name(29)}"', list=listed(tmp_path, name(6), name(29)))
-    drawn = sources.subset(whole, per_class=2)
+    drawn = subsets.subset(whole, per_class=2)
     assert sorted(read(drawn, i)[1] for i in range(6)) == [0, 0, 1, 1, 2, 2]
 
 
@@ -272,20 +272,20 @@ def test_a_data_set_without_labels_or_names(prepared, tmp_path):
     whole = stored(prepared, 'bare')
     np.testing.assert_array_equal(whole.labels(), [-1] * 30)
     assert whole.names is None
-    assert sources.subset(whole, fraction=0.5).size == 15
-    part = sources.subset(whole, list=listed(tmp_path, '29'))
+    assert subsets.subset(whole, fraction=0.5).size == 15
+    part = subsets.subset(whole, list=listed(tmp_path, '29'))
     np.testing.assert_array_equal(read(part, 0)[0], picture(6, 7, 29))
 
 
 def test_one_pass_finds_the_labels_and_is_kept(prepared, cache, monkeypatch, capsys):  # noqa: F811
     monkeypatch.setattr(records, 'decode', lambda data: pytest.fail('an image was decoded'))
-    monkeypatch.setattr(sources, 'PATIENCE', -1)
+    monkeypatch.setattr(images, 'PATIENCE', -1)
     first = stored(prepared, 'named')
     expected = first.labels()
     said = capsys.readouterr()
     assert (said.out, said.err) == ('', 'reading named/1.0.0 (train): 30 of 30\n')
     (kept,) = cache.glob('labels/*')
-    monkeypatch.setattr(sources, '_read', lambda *args: pytest.fail('read again'))
+    monkeypatch.setattr(images, '_read', lambda *args: pytest.fail('read again'))
     again = stored(prepared, 'named')
     np.testing.assert_array_equal(again.labels(), expected)
     assert again.names() == [name(k) for k in range(30)]
@@ -311,7 +311,7 @@ def test_damage_is_reported_by_the_pass(prepared, tmp_path):
 
 
 def test_a_part_is_read_in_a_graph(prepared):
-    part = sources.subset(stored(prepared, 'named'), fraction=0.2)
+    part = subsets.subset(stored(prepared, 'named'), fraction=0.2)
     tf = tensorflow()
     found = tf.data.Dataset.range(part.size).map(lambda i: part.read(i)['label'])
     assert [int(x) for x in found] == part.labels().tolist()

@@ -1,0 +1,206 @@
+"""Where images come from: scikit-learn's digits, TensorFlow Datasets, your own folder."""
+
+import difflib
+import math
+import os
+import time
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+
+from clr_jax.data import index, records
+from clr_jax.data.augment import tensorflow
+from clr_jax.data.source import (
+    Source,
+    digest,
+    files_below,
+    fraction,
+    in_memory,
+    printable,
+    subfolders,
+)
+from clr_jax.entry import CONFIG, DATA, INPUT, Problem, nearest
+from clr_jax.log import say
+
+IN_MEMORY = 2**30  # bytes: data sets of one image size up to this are decoded once
+PATIENCE = 10  # seconds between two lines about a pass over the files
+SUFFIXES = ('.jpg', '.jpeg', '.png', '.bmp', '.gif', '.webp')
+
+
+def digits(split: str, *, test_fraction: float = 0.2) -> Source:
+    """scikit-learn's 1,797 handwritten digits, grey 8x8: always the same 1,437 train and 360 test."""
+    from sklearn.datasets import load_digits
+
+    data = load_digits()
+    n = len(data.target)
+    cut = math.ceil(n * fraction(test_fraction))
+    order = index.permutation(np.arange(n), n, index.key(0))
+    chosen = order[:cut] if split == 'test' else order[cut:]
+    grey = np.round(data.images[chosen] * (255 / 16)).astype(np.uint8)  # [n, 8, 8]
+    images = np.repeat(grey[..., None], 3, axis=3)  # [n, 8, 8, 3]
+    return in_memory(f'digits ({split})', images, data.target[chosen], 10)
+
+
+def tfds(
+    split: str,
+    *,
+    dataset: str = 'cifar10',
+    data_dir: str | None = None,
+    train: str = 'train',
+    test: str = 'test',
+) -> Source:
+    """An image data set prepared by TensorFlow Datasets: 'name', 'name/config' or 'name:version'.
+
+    Never uses the network. `data_dir` None is TFDS's own default; `train` and `test` are splits in
+    TFDS's notation ('train[:90%]'). Small data sets of one image size are decoded into memory.
+    """
+    tf = tensorflow()
+    builder = _builder(dataset, data_dir)
+    chosen = test if split == 'test' else train
+    try:
+        info = builder.info.splits[chosen]
+    except ValueError:
+        known = ', '.join(builder.info.splits)
+        raise Problem(f'config.data.{split}={chosen!r}: {dataset} has {known}', CONFIG) from None
+    name = f'{builder.info.full_name} ({chosen})'
+    kind = builder.info.file_format.value
+    if kind not in ('tfrecord', 'array_record'):
+        raise Problem(f'{name} is stored as {kind}: prepare it as tfrecord or array_record', INPUT)
+    features = dict(builder.info.features)
+    image = next((k for k, f in features.items() if type(f).__name__ == 'Image'), None)
+    label = next((k for k, f in features.items() if type(f).__name__ == 'ClassLabel'), None)
+    if image is None:
+        raise Problem(f'{name} has no images, only {", ".join(features)}', INPUT)
+    file = next((k for k in features if k.split('/')[-1] in ('file_name', 'filename')), None)
+    classes = features[label].num_classes if label else None
+
+    wanted = {image: tf.io.FixedLenFeature([], tf.string)}
+    words = {file: tf.io.FixedLenFeature([], tf.string)} if file else {}
+    if label:
+        wanted[label] = words[label] = tf.io.FixedLenFeature([], tf.int64)
+
+    def parse(record):
+        values = tf.io.parse_single_example(record, wanted)
+        return {
+            'image': records.decode(values[image]),
+            'label': tf.cast(values.get(label, -1), tf.int32),
+        }
+
+    def described(record):  # its image is not decoded
+        values = tf.io.parse_single_example(record, words)
+        return {'label': tf.cast(values.get(label, -1), tf.int32), 'name': values.get(file, '')}
+
+    def about():
+        make = lambda: {key: np.array([*x]) for key, x in read(described).items()}
+        which = [(p.skip, p.take) for p in parts], label, file
+        return records.kept('labels', [p.filename for p in parts], make, which)
+
+    parts, shape = info.file_instructions, features[image].shape
+    read = partial(_read, name, info.num_examples, records.in_order(kind, parts))
+    names = (lambda: [os.fsdecode(x) for x in about()['name']]) if file else None
+    if None not in shape and info.num_examples * math.prod([*shape[:2], 3]) <= IN_MEMORY:
+        stored = read(parse)
+        return in_memory(name, stored['image'], stored['label'], classes, names)
+    record = records.by_number(kind, parts)
+    content = [(Path(p.filename).name, p.skip, p.take, os.path.getsize(p.filename)) for p in parts]
+    return Source(
+        name=name,
+        size=info.num_examples,
+        classes=classes,
+        read=lambda i: parse(record(i)),
+        fingerprint=digest(content),
+        where=lambda i: f'example {i} of {name}',
+        labels=lambda: about()['label'] if label else np.full(info.num_examples, -1, np.int32),
+        names=names,
+    )
+
+
+def folder(
+    split: str, *, path: str = '', test_path: str = '', test_fraction: float = 0.1
+) -> Source:
+    """Your own images: a directory with JPEG, PNG, BMP, GIF (first frame) and WebP at any depth.
+
+    If all of them lie in subfolders, of which there are two or more, these are the classes; else
+    there are no labels. The test split is `test_path`; or `path`/test or `path`/val beside
+    `path`/train; or else the `test_fraction` that the hashes of the file names single out.
+    """
+    if not path:
+        raise Problem('config.data.path is empty: set it to the directory of your images', CONFIG)
+    root = Path(path)
+    beside = [root / name for name in ('test', 'val', 'validation') if (root / name).is_dir()]
+    if not test_path and (root / 'train').is_dir() and beside:
+        root, test_path = root / 'train', str(beside[0])
+    files = files_below(root, SUFFIXES, 'images')
+    labels = sorted(subfolders(files))
+    if test_path and split == 'test':
+        root = Path(test_path)
+        files = files_below(root, SUFFIXES, 'images')
+        own = subfolders(files)
+        for strange in sorted(own - set(labels)) if labels else ():
+            hint = nearest(strange, labels)
+            raise Problem(f'{root}: "{strange}" is no class of the training images; {hint}', INPUT)
+        labels = labels if own else []
+    elif not test_path:
+        held = fraction(test_fraction) * 2**64
+        files = [f for f in files if (int(digest(f[0]), 16) < held) == (split == 'test')]
+        if not files:
+            raise Problem(f'{root}: no image to {split}: change config.data.test_fraction', INPUT)
+
+    tf = tensorflow()
+    places = [os.path.join(root, name) for name, _ in files]
+    paths = tf.constant([os.fsencode(place) for place in places])
+    number = {label: k for k, label in enumerate(labels)}
+    numbers = tf.constant([number.get(name.split('/')[0], -1) for name, _ in files], tf.int32)
+    return Source(
+        name=f'{printable(root)} ({split})',
+        size=len(files),
+        classes=len(labels) or None,
+        read=lambda i: {'image': records.decode(tf.io.read_file(paths[i])), 'label': numbers[i]},
+        fingerprint=digest((labels, files)),
+        where=lambda i: printable(places[i]),
+        labels=numbers.numpy,
+        names=lambda: [name for name, _ in files],
+    )
+
+
+def _read(name: str, size: int, stored, parse) -> dict:
+    """`parse` of every record of the dataset `stored`, which has `size` of them: arrays [n, ...]."""
+    tf = tensorflow()
+    parse = tf.autograph.experimental.do_not_convert(parse)
+    batches, done = stored.map(parse, tf.data.AUTOTUNE, deterministic=True).batch(1000), []
+    told = time.monotonic()
+    try:
+        for batch in batches.as_numpy_iterator():
+            done.append(batch)
+            if time.monotonic() > told + PATIENCE:
+                told = time.monotonic()
+                say(f'reading {name}: {min(1000 * len(done), size):,} of {size:,}')
+    except tf.errors.OpError as error:
+        first = 1000 * len(done)
+        where = f'{name}, among the examples {first} to {first + 999}'
+        raise Problem(f'{where}: {records.reason(error)}', DATA) from None
+    found = sum(len(batch['label']) for batch in done)
+    if found != size:
+        raise Problem(f'{name} is damaged: it has {found} of {size} records', DATA)
+    return {key: np.concatenate([batch[key] for batch in done]) for key in done[0]}
+
+
+def _builder(dataset: str, data_dir: str | None):
+    """TFDS's reader of a prepared data set; it needs no code of that data set."""
+    import tensorflow_datasets
+    from tensorflow_datasets.core import read_only_builder
+
+    try:
+        return read_only_builder.builder_from_files(dataset, data_dir=data_dir)
+    except ValueError:
+        known = tensorflow_datasets.list_builders(with_community_datasets=False)  # those are online
+        if data_dir and os.path.isdir(data_dir):
+            known += os.listdir(data_dir)
+    base = dataset.split('/')[0].split(':')[0]
+    close = difflib.get_close_matches(base, known, n=1)
+    if base not in known and close:
+        raise Problem(f'config.data.dataset={dataset!r}: did you mean "{close[0]}"?', INPUT)
+    place, option = (f' in {data_dir}', f' --data_dir={data_dir}') if data_dir else ('', '')
+    hint = f'run "tfds build {dataset}{option}" once, or set config.data.data_dir'
+    raise Problem(f'the data set {dataset} is not prepared{place}: {hint}', INPUT)

@@ -1,0 +1,118 @@
+"""Where texts come from: lines of a file, WordNet's glosses, triples of sentences, or (for smoke
+runs) the docstrings of Python's own library."""
+
+import ast
+import csv
+import os
+import sys
+from pathlib import Path
+
+import numpy as np
+
+from clr_jax.data.augment import tensorflow
+from clr_jax.data.captions import aligned
+from clr_jax.data.source import Source, digest, fraction
+from clr_jax.entry import DATA, INPUT, Problem
+
+
+def lines(
+    split: str, *, path: str = '', test_path: str = '', test_fraction: float = 0.01
+) -> Source:
+    """A text file with a sentence on each line. The test split is `test_path`, or else the share of
+    the lines that their hashes single out."""
+    if test_path:
+        chosen = _lines(test_path if split == 'test' else path)
+    else:
+        chosen = _part(_lines(path), split, test_fraction)
+    return _sentences(f'{path} ({split})', [[line] for line in chosen])
+
+
+def wordnet(split: str, *, path: str = '/usr/share/wordnet', test_fraction: float = 0.01) -> Source:
+    """The 117,659 glosses of WordNet 3 (Miller, 1995), without their examples, from its data files
+    (Debian: apt install wordnet-base)."""
+    glosses = []
+    for part in ('noun', 'verb', 'adj', 'adv'):
+        for line in _lines(os.path.join(path, f'data.{part}')):
+            if '|' in line:  # the licence has none
+                gloss = line.split('|', 1)[1].split('; "')[0].strip()
+                glosses += [gloss] if gloss else []
+    return _sentences(f'WordNet ({split})', [[x] for x in _part(glosses, split, test_fraction)])
+
+
+def triples(
+    split: str, *, path: str = '', test_path: str = '', test_fraction: float = 0.01
+) -> Source:
+    """A CSV or TSV file with a header and two or three columns: an anchor, a positive, and a hard
+    negative (entailment and contradiction, as SimCSE makes them of NLI)."""
+    file = test_path if test_path and split == 'test' else path
+    text = '\n'.join(_lines(file))
+    tabs = file.endswith('.tsv')
+    rows = csv.reader(text.splitlines(), delimiter='\t' if tabs else ',')
+    _, *found = [row for row in rows if row]
+    widths = {len(row) for row in found}
+    if not widths <= {2, 3} or len(widths) != 1:
+        raise Problem(f'{file}: rows of {sorted(widths)} columns, needs 2 or 3 throughout', DATA)
+    if not test_path:
+        kept = set(_part(['\t'.join(row) for row in found], split, test_fraction))
+        found = [row for row in found if '\t'.join(row) in kept]
+    return _sentences(f'{file} ({split})', found)
+
+
+def docstrings(split: str, *, test_fraction: float = 0.1) -> Source:
+    """First sentences of the docstrings of Python's standard library, two of a module beside each
+    other, and where each module comes in the alphabet as its class of ten: smoke data, on which
+    nothing is to be reported."""
+    modules = sorted(sys.stdlib_module_names)
+    found: list = []
+    labels: list = []
+    for number, name in enumerate(modules):
+        file = Path(os.__file__).parent / f'{name}.py'
+        if not file.is_file() or name.startswith(('_', 'this', 'antigravity')):
+            continue
+        tree = ast.parse(file.read_text(encoding='utf-8', errors='replace'))
+        documented = (ast.FunctionDef, ast.ClassDef, ast.Module)
+        notes = [ast.get_docstring(x) for x in ast.walk(tree) if isinstance(x, documented)]
+        first = [' '.join(note.split('\n\n')[0].split()) for note in notes if note]
+        first = [sentence for sentence in first if len(sentence.split()) > 3]
+        found += [[a, b] for a, b in zip(first[:16], first[1:17], strict=False)]
+        labels += [10 * number // len(modules)] * (len(found) - len(labels))
+    kept = set(_part(['\t'.join(row) for row in found], split, test_fraction))
+    rows = [k for k, row in enumerate(found) if '\t'.join(row) in kept]
+    chosen = np.array([labels[k] for k in rows], np.int32)
+    return _sentences(f'docstrings ({split})', [found[k] for k in rows], chosen)
+
+
+def _sentences(name: str, rows: list, labels=None) -> Source:
+    """A source of rows of texts [n][t], in memory."""
+    tf = tensorflow()
+    if not rows:
+        raise Problem(f'{name}: there are no sentences', DATA)
+    texts = aligned(rows)
+    numbers = np.full(len(rows), -1, np.int32) if labels is None else labels
+    held = tf.constant(numbers)
+    return Source(
+        name=name,
+        size=len(rows),
+        classes=None if labels is None else int(numbers.max()) + 1,
+        read=lambda i: {'text': texts[i], 'label': held[i]},
+        fingerprint=digest((rows, numbers.tolist())),
+        where=lambda i: f'text {i} of {name}',
+        labels=lambda: numbers,
+        texts=lambda: [text for row in rows for text in row if text],
+    )
+
+
+def _lines(path: str) -> list[str]:
+    if not path:
+        raise Problem('config.data.path is empty: set it to a file of sentences', INPUT)
+    try:
+        text = Path(path).read_text(encoding='utf-8')
+    except (OSError, UnicodeError) as error:
+        raise Problem(f'config.data.path={path} cannot be read: {error}', INPUT) from None
+    return [line.strip() for line in text.split('\n') if line.strip()]
+
+
+def _part(texts: list[str], split: str, test_fraction: float) -> list[str]:
+    """Those of the split: equal texts are in the same."""
+    held = fraction(test_fraction) * 2**64
+    return [text for text in texts if (int(digest(text), 16) < held) == (split == 'test')]

@@ -1,0 +1,108 @@
+"""Fewer examples of a source: a share, so many of each class, or those that a list names."""
+
+import math
+import os
+from collections import Counter
+
+import numpy as np
+from etils import epath
+
+from clr_jax.data import index
+from clr_jax.data.augment import tensorflow
+from clr_jax.data.source import Source, digest, printable
+from clr_jax.entry import CONFIG, INPUT, Problem
+
+
+def subset(
+    source: Source, *, fraction: float = 1.0, per_class: int = 0, list: str = '', seed: int = 0
+) -> Source:
+    """Fewer examples of `source`, by one of the three, in its order; by none, `source` itself.
+
+    fraction: of n examples round(fraction * n), by turns one of each class as long as it has more;
+    `seed` decides which examples, and which classes give the last ones. Without labels it is a
+    plain draw. per_class: exactly so many of each class. The draws of one seed contain each other.
+
+    list: a text file with an example on each line: its file name or relative path in a folder, its
+    file name in a TFDS data set that keeps them, its number in any other. Such are the published
+    1 % and 10 % of ImageNet (imagenet_subsets/ in the code of SimCLR; Chen et al., 2020,
+    arXiv:2002.05709); TFDS also prepares these, as config.data.dataset='imagenet2012_subset/1pct'.
+
+    The labels and names of a large TFDS data set take one pass over its files, whose result is kept.
+    Raises Problem for settings that exclude each other, and for what the source cannot give.
+    """
+    if (fraction != 1) + (per_class != 0) + bool(list) > 1:
+        raise Problem('config.subset has fraction, per_class and list: set one of them', CONFIG)
+    if not 0 < fraction <= 1:
+        raise Problem(f'config.subset.fraction={fraction}: above 0 and at most 1', CONFIG)
+    if per_class < 0:
+        raise Problem(f'config.subset.per_class={per_class} is negative', CONFIG)
+    if list:
+        chosen = _listed(source, list)
+    elif per_class:
+        if not source.classes:
+            raise Problem(f'config.subset.per_class: {source.name} has no labels', CONFIG)
+        chosen = draw(source.labels(), seed, per_class=per_class, where='config.subset.per_class')
+    elif fraction < 1:
+        chosen = draw(source.labels(), seed, count=math.floor(fraction * source.size + 0.5))
+        if not len(chosen):
+            few = f'{source.name} has {source.size} examples'
+            raise Problem(f'config.subset.fraction={fraction} is too small: {few}', CONFIG)
+    else:
+        return source
+    chosen = np.sort(chosen)
+    numbers = tensorflow().constant(chosen, 'int64')
+    names = source.names
+    return source._replace(
+        name=f'{len(chosen)} of {source.name}',
+        size=len(chosen),
+        read=lambda i: source.read(numbers[i]),
+        fingerprint=digest((source.fingerprint, chosen.tolist())),
+        where=lambda i: source.where(int(chosen[i])),
+        labels=lambda: source.labels()[chosen],
+        names=names and (lambda: np.array(names(), object)[chosen].tolist()),
+        images=None if source.images is None else source.images[chosen],
+    )
+
+
+def draw(labels, seed: int, *, per_class: int = 0, count: int = 0, where: str = ''):
+    """Numbers of examples with `labels` [n], in an order drawn by `seed`: class after class
+    `per_class` of each, or else `count` in all, by turns one of each class (no label is one, too).
+
+    Raises Problem, which names the setting `where`, for a class with fewer than `per_class`.
+    """
+    order = index.permutation(np.arange(len(labels)), len(labels), index.key(seed, 'labels'))
+    by_class = order[np.argsort(labels[order], kind='stable')]
+    found, first, sizes = np.unique(labels[by_class], return_index=True, return_counts=True)
+    turn = np.empty(len(labels), np.int64)  # of an example within its class, in the drawn order
+    turn[by_class] = np.arange(len(labels)) - np.repeat(first, sizes)
+    if not per_class:
+        return order[np.argsort(turn[order], kind='stable')][:count]
+    for label, size in zip(found, sizes, strict=True):
+        if 0 <= label and size < per_class:
+            raise Problem(f'{where}={per_class}: class {label} has {size} examples', CONFIG)
+    return by_class[(turn[by_class] < per_class) & (labels[by_class] >= 0)]
+
+
+def _listed(source: Source, path: str):
+    """The numbers of the examples that the lines of a file name."""
+    try:
+        text = epath.Path(path).read_bytes().decode('utf-8-sig', 'surrogateescape')
+    except OSError as error:
+        reason = f'cannot be read: {error.strerror}'
+        raise Problem(f'config.subset.list={path} {reason}', INPUT) from None
+    lines = [line.strip() for line in text.split('\n') if line.strip()]
+    names = source.names() if source.names else [str(i) for i in range(source.size)]
+    short = [os.path.basename(name) for name in names]
+    often = Counter(short)
+    number = {name: i for i, name in enumerate(short) if often[name] == 1}
+    number |= {name: i for i, name in enumerate(names)}
+    strange = [line for line in lines if line not in number]
+    if strange or not lines:
+        first = f', the first "{printable(strange[0])}"' if strange else ''
+        wrong = f'{len(strange)} of {len(lines)} lines name no single example of {source.name}'
+        raise Problem(f'config.subset.list={path}: {wrong}{first}', CONFIG)
+    chosen, times = np.unique([number[line] for line in lines], return_counts=True)
+    if times.max() > 1:
+        twice = names[chosen[times.argmax()]]
+        raise Problem(f'config.subset.list={path} has {printable(twice)} twice', CONFIG)
+    return chosen

@@ -1,0 +1,234 @@
+"""Captions, sentences, recordings and replayed frames: what is read is what was written, which split
+has what, and what is refused."""
+
+import json
+import wave
+
+import numpy as np
+import pytest
+
+from clr_jax.data import captions, replays, sentences, sounds, sources
+from clr_jax.data.augment import tensorflow
+from clr_jax.entry import DATA, INPUT, Problem
+
+
+def read(source, i):
+    return {key: value.numpy() for key, value in source.read(tensorflow().constant(i)).items()}
+
+
+def everything(source):
+    return [read(source, i) for i in range(source.size)]
+
+
+# Captions.
+
+
+def captioned(folder, count=40, form='jsonl'):
+    tf = tensorflow()
+    for place in ('one', 'two'):
+        (folder / place).mkdir()
+    records = []
+    for k in range(count):
+        for place in ('one', 'two'):
+            pixels = np.full((4, 5, 3), k + 100 * (place == 'two'), np.uint8)
+            (folder / place / f'{k}.png').write_bytes(tf.io.encode_png(pixels).numpy())
+        of = {'captions': [f'number {k}', f'no. {k}']} if k % 2 else {'caption': f'number {k}'}
+        records.append({'image': f'{k}.png', 'kind': 'odd' if k % 2 else 'even'} | of)
+    text = '\n'.join(map(json.dumps, records)) if form == 'jsonl' else json.dumps(records)
+    (folder / f'captions.{form}').write_text(text)
+    return records
+
+
+@pytest.mark.parametrize('form', ['jsonl', 'json'])
+def test_captions_stay_with_their_images(tmp_path, form):
+    captioned(tmp_path, form=form)
+    settings = {'path': str(tmp_path / 'one'), 'file': f'../captions.{form}', 'label': 'kind'}
+    train = captions.captions('train', **settings)
+    test = captions.captions('test', test_path=str(tmp_path / 'two'), **settings)
+    seen = captions.captions('test', test='seen', test_path=str(tmp_path / 'two'), **settings)
+    every = captions.captions('test', test='all', **settings)
+    assert train.size + test.size == every.size == 40
+    assert test.size > 0
+    assert seen.names() == train.names()
+    assert not set(test.names()) & set(train.names())
+    assert train.classes == 2
+    for source, shift in ((train, 0), (test, 100), (seen, 100), (every, 0)):
+        for name, example in zip(source.names(), everything(source), strict=True):
+            k = int(name.split('.')[0])
+            assert (example['image'] == k + shift).all()
+            written = [f'number {k}'.encode()] + k % 2 * [f'no. {k}'.encode()]
+            assert [x for x in example['text'].tolist() if x] == written
+            assert example['label'] == k % 2  # even, odd
+    assert len(train.texts()) == sum(1 + int(n.split('.')[0]) % 2 for n in train.names())
+
+
+@pytest.mark.parametrize(
+    ('line', 'code', 'said'),
+    [
+        ('{"image": "0.png"}', DATA, 'record 1: needs "image" and "caption"'),
+        ('{"image": "0.png", "caption": " "}', DATA, 'record 1'),
+        ('[3]', DATA, 'record 1'),
+        ('{"image": ', DATA, 'is not JSON'),
+        ('', DATA, 'has no records'),
+        ('{"image": "absent.png", "caption": "a"}', INPUT, 'absent.png'),
+    ],
+)
+def test_what_is_no_caption_is_named(tmp_path, line, code, said):
+    (tmp_path / 'captions.jsonl').write_text(line)
+    with pytest.raises(Problem) as raised:
+        captions.captions('test', path=str(tmp_path), test='all')
+    assert raised.value.code == code
+    assert said in str(raised.value)
+
+
+# Sentences.
+
+
+def test_lines_go_to_one_split_each(tmp_path):
+    path = tmp_path / 'lines.txt'
+    path.write_text('\n'.join(f'sentence number {k // 2}' for k in range(400)) + '\n\n')
+    splits = [sentences.lines(s, path=str(path), test_fraction=0.2) for s in ('train', 'test')]
+    train, test = (set(source.texts()) for source in splits)
+    assert not train & test  # the same sentence twice is in the same
+    assert len(train | test) == 200
+    assert 20 < len(test) < 60
+    assert read(splits[0], 3)['text'].tolist() == [splits[0].texts()[3].encode()]
+
+
+def test_glosses_are_without_their_examples(tmp_path):
+    licence = '  1 This software and database is provided "as is"\n'
+    entry = '00001740 03 n 01 entity 0 000 | that which {} {}; "an example; of it"  \n'
+    parts = ('noun', 'verb', 'adj', 'adv')
+    for part in parts:
+        text = ''.join(entry.format(part, k) for k in range(10))
+        (tmp_path / f'data.{part}').write_text(licence + text)
+    found = [
+        text
+        for split in ('train', 'test')
+        for text in sentences.wordnet(split, path=str(tmp_path), test_fraction=0.3).texts()
+    ]
+    assert sorted(found) == sorted(f'that which {part} {k}' for part in parts for k in range(10))
+
+
+def test_triples_are_rows(tmp_path):
+    path = tmp_path / 'nli.csv'
+    path.write_text('sent0,sent1,hard_neg\n"a, b",c,d\ne,f,g\n')
+    source = sentences.triples('train', path=str(path), test_path=str(path))
+    rows = [x['text'].tolist() for x in everything(source)]
+    assert rows == [[b'a, b', b'c', b'd'], [b'e', b'f', b'g']]
+    path.write_text('a,b\n1,2\n1,2,3\n')
+    with pytest.raises(Problem, match='needs 2 or 3 throughout'):
+        sentences.triples('train', path=str(path))
+
+
+def test_docstrings_are_smoke_data_of_two_sentences():
+    train, test = (sources.load({'name': 'docstrings'}, s) for s in ('train', 'test'))
+    assert train.size > 500 > test.size > 20
+    assert train.classes == 10
+    assert all(len(x.split()) > 3 for x in train.texts())
+    assert len(read(train, 0)['text']) == 2
+
+
+# Recordings.
+
+
+def record(path, samples, channels=1, width=2):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with wave.open(str(path), 'wb') as file:
+        file.setparams((channels, width, 8000, 0, 'NONE', ''))
+        file.writeframes(np.asarray(samples, '<i2').tobytes())
+
+
+def test_recordings_are_read_to_the_bit(tmp_path):
+    rng = np.random.default_rng(0)
+    written = {}
+    for k in range(12):
+        written[f'{"ab"[k % 2]}/{k}.wav'] = x = rng.integers(-(2**15), 2**15, 50 + k)
+        record(tmp_path / f'{"ab"[k % 2]}' / f'{k}.wav', x)
+    splits = [
+        sounds.recordings(s, path=str(tmp_path), test_fraction=0.3) for s in ('train', 'test')
+    ]
+    assert sum(s.size for s in splits) == 12
+    for source in splits:
+        assert source.classes == 2
+        for name, example in zip(source.names(), everything(source), strict=True):
+            np.testing.assert_array_equal(example['recording'], written.pop(name))
+            assert example['label'] == 'ab'.index(name[0])
+    assert not written
+
+
+def test_channels_are_averaged(tmp_path):
+    record(tmp_path / 'stereo.wav', [[100, 200], [-4, 4]], channels=2)
+    source = sounds.recordings('test', path=str(tmp_path), test_path=str(tmp_path))
+    assert read(source, 0)['recording'].tolist() == [150, 0]
+
+
+@pytest.mark.parametrize(('label', 'classes'), [('digit', 2), ('speaker', 3)])
+def test_spoken_digits_have_two_labels_and_the_usual_split(tmp_path, label, classes):
+    for digit in range(2):
+        for speaker in ('ann', 'bob', 'eve'):
+            for k in range(7):
+                record(tmp_path / 'recordings' / f'{digit}_{speaker}_{k}.wav', [digit, k])
+    for split, numbers in (('train', {5, 6}), ('test', {0, 1, 2, 3, 4})):
+        source = sounds.spoken_digits(split, path=str(tmp_path), label=label)
+        assert (source.size, source.classes) == (6 * len(numbers), classes)
+        for name, example in zip(source.names(), everything(source), strict=True):
+            digit, speaker, k = name.removesuffix('.wav').split('_')
+            assert example['recording'].tolist() == [int(digit), int(k)]
+            assert int(k) in numbers
+            own = int(digit) if label == 'digit' else ['ann', 'bob', 'eve'].index(speaker)
+            assert example['label'] == own
+
+
+def test_tones_tell_their_pitch():
+    source = sources.load({'name': 'tones'}, 'test')
+    example = read(source, 7)
+    spectrum = np.abs(np.fft.rfft(example['recording'].astype(float)))
+    frequency = np.fft.rfftfreq(4000, 1 / 8000)[spectrum.argmax()]
+    assert abs(frequency / (110 * 2 ** (example['label'] / 5)) - 1) < 0.02
+
+
+# Replay.
+
+
+def test_stacks_are_frames_in_a_row_of_one_episode(tmp_path):
+    rng = np.random.default_rng(0)
+    stored = {}
+    for k in range(8):
+        stored[k] = rng.integers(0, 256, (5 + k, 6, 7, 3), dtype=np.uint8)
+        np.savez(tmp_path / f'{k}.npz', frames=stored[k])
+    found = []
+    for split in ('train', 'test'):
+        source = replays.replay(split, path=str(tmp_path), stack=3, test_fraction=0.4)
+        found += [example['frames'] for example in everything(source)]
+    expected = [
+        np.concatenate(list(episode[t : t + 3]), -1)
+        for episode in stored.values()
+        for t in range(len(episode) - 2)
+    ]
+    key = lambda x: x.tobytes()
+    assert [*map(key, sorted(found, key=key))] == [*map(key, sorted(expected, key=key))]
+
+
+@pytest.mark.parametrize(
+    ('arrays', 'said'),
+    [
+        ({'pictures': np.zeros((5, 2, 2, 3), np.uint8)}, 'has no array "frames"'),
+        ({'frames': np.zeros((5, 2, 2, 3))}, 'not uint8'),
+        ({'frames': np.zeros((2, 2, 2, 3), np.uint8)}, 'config.data.stack=3'),
+    ],
+)
+def test_what_is_no_episode_is_named(tmp_path, arrays, said):
+    for k in range(30):  # whatever the split
+        np.savez(tmp_path / f'{k}.npz', **arrays)
+    with pytest.raises(Problem) as raised:
+        replays.replay('train', path=str(tmp_path))
+    assert said in str(raised.value)
+
+
+def test_digits_move():
+    source = sources.load({'name': 'moving_digits'}, 'train')
+    stacks = [read(source, i)['frames'] for i in range(0, 60, 6)]
+    assert all(stack.shape == (20, 20, 9) for stack in stacks)
+    moved = [not np.array_equal(x[..., :3], x[..., 3:6]) for x in stacks]
+    assert np.mean(moved) > 0.7
