@@ -11,8 +11,6 @@ from clr_jax.data.augment import tensorflow
 from clr_jax.data.source import Source, digest, fraction, printable
 from clr_jax.entry import DATA, INPUT, Problem, known
 
-NUMBERS = ('zero', 'one', 'two', 'three', 'four', 'five', 'six', 'seven', 'eight', 'nine')
-
 
 def captions(
     split: str,
@@ -69,6 +67,7 @@ def captions(
         labels=held_numbers.numpy,
         names=lambda: [r['image'] for r in listed],
         texts=lambda: [text for of in texts for text in of],
+        class_names=tuple(classes) or None,
     )
 
 
@@ -76,7 +75,8 @@ def captioned_digits(split: str, *, test_fraction: float = 0.2) -> Source:
     """scikit-learn's digits, each with two captions that name it: smoke data, on which nothing is to
     be reported."""
     source = images.digits(split, test_fraction=test_fraction)
-    written = [(f'a handwritten {name}', f'the digit {name}') for name in NUMBERS]
+    names = source.class_names or ()
+    written = [(f'a handwritten {name}', f'the digit {name}') for name in names]
     spoken = aligned(written)
 
     def read(i):

@@ -39,7 +39,8 @@ def digits(split: str, *, test_fraction: float = 0.2) -> Source:
     chosen = order[:cut] if split == 'test' else order[cut:]
     grey = np.round(data.images[chosen] * (255 / 16)).astype(np.uint8)  # [n, 8, 8]
     images = np.repeat(grey[..., None], 3, axis=3)  # [n, 8, 8, 3]
-    return in_memory(f'digits ({split})', images, data.target[chosen], 10)
+    numbers = ('zero', 'one', 'two', 'three', 'four', 'five', 'six', 'seven', 'eight', 'nine')
+    return in_memory(f'digits ({split})', images, data.target[chosen], 10, class_names=numbers)
 
 
 def tfds(
@@ -49,8 +50,11 @@ def tfds(
     data_dir: str | None = None,
     train: str = 'train',
     test: str = 'test',
+    text: tuple = (),
 ) -> Source:
-    """An image data set prepared by TensorFlow Datasets: 'name', 'name/config' or 'name:version'.
+    """A data set of images or recordings prepared by TensorFlow Datasets: 'name', 'name/config' or
+    'name:version', of which `text` names the features that are an example's texts ('caption', or
+    'captions/text' of a sequence).
 
     Never uses the network. `data_dir` None is TFDS's own default; `train` and `test` are splits in
     TFDS's notation ('train[:90%]'). Small data sets of one image size are decoded into memory.
@@ -68,24 +72,46 @@ def tfds(
     if kind not in ('tfrecord', 'array_record'):
         raise Problem(f'{name} is stored as {kind}: prepare it as tfrecord or array_record', INPUT)
     features = dict(builder.info.features)
-    image = next((k for k, f in features.items() if type(f).__name__ == 'Image'), None)
-    label = next((k for k, f in features.items() if type(f).__name__ == 'ClassLabel'), None)
-    if image is None:
-        raise Problem(f'{name} has no images, only {", ".join(features)}', INPUT)
+    first = lambda kind: next((k for k, f in features.items() if type(f).__name__ == kind), None)
+    image, sound, label = (first(kind) for kind in ('Image', 'Audio', 'ClassLabel'))
+    if not (image or sound or text):
+        raise Problem(f'{name} has no images and no audio, only {", ".join(features)}', INPUT)
+    absent = [feature for feature in text if feature.split('/')[0] not in features]
+    if absent:
+        has = nearest(absent[0], features)
+        raise Problem(f'config.data.text: {name} has no feature "{absent[0]}"; {has}', CONFIG)
     file = next((k for k in features if k.split('/')[-1] in ('file_name', 'filename')), None)
     classes = features[label].num_classes if label else None
+    class_names = tuple(features[label].names) if label else None
 
-    wanted = {image: tf.io.FixedLenFeature([], tf.string)}
+    wanted: dict = {image: tf.io.FixedLenFeature([], tf.string)} if image else {}
+    wanted |= {sound: tf.io.RaggedFeature(tf.int64)} if sound else {}
+    spoken = {feature: tf.io.RaggedFeature(tf.string) for feature in text}  # of a sequence, or one
+    wanted |= spoken
     words = {file: tf.io.FixedLenFeature([], tf.string)} if file else {}
     if label:
         wanted[label] = words[label] = tf.io.FixedLenFeature([], tf.int64)
 
     def parse(record):
         values = tf.io.parse_single_example(record, wanted)
-        return {
-            'image': records.decode(values[image]),
-            'label': tf.cast(values.get(label, -1), tf.int32),
-        }
+        example = {'label': tf.cast(values.get(label, -1), tf.int32)}
+        if image:
+            example['image'] = records.decode(values[image])
+        if sound:
+            example['recording'] = tf.cast(values[sound], tf.int16)
+        if text:
+            example['text'] = tf.concat([values[feature] for feature in text], 0)  # [t]
+        return example
+
+    def said(record):
+        values = tf.io.parse_single_example(record, spoken)
+        every = tf.concat([values[feature] for feature in text], 0)
+        return {'label': -1, 'text': tf.strings.reduce_join(every, separator='\n')}
+
+    def texts():
+        return [
+            x for of in read(said)['text'] for x in of.decode(errors='replace').split('\n') if x
+        ]
 
     def described(record):  # its image is not decoded
         values = tf.io.parse_single_example(record, words)
@@ -96,12 +122,13 @@ def tfds(
         which = [(p.skip, p.take) for p in parts], label, file
         return records.kept('labels', [p.filename for p in parts], make, which)
 
-    parts, shape = info.file_instructions, features[image].shape
+    parts = info.file_instructions
+    shape = features[image].shape if image and not (sound or text) else (None,)
     read = partial(_read, name, info.num_examples, records.in_order(kind, parts))
     names = (lambda: [os.fsdecode(x) for x in about()['name']]) if file else None
     if None not in shape and info.num_examples * math.prod([*shape[:2], 3]) <= IN_MEMORY:
         stored = read(parse)
-        return in_memory(name, stored['image'], stored['label'], classes, names)
+        return in_memory(name, stored['image'], stored['label'], classes, names, class_names)
     record = records.by_number(kind, parts)
     content = [(Path(p.filename).name, p.skip, p.take, os.path.getsize(p.filename)) for p in parts]
     return Source(
@@ -113,6 +140,8 @@ def tfds(
         where=lambda i: f'example {i} of {name}',
         labels=lambda: about()['label'] if label else np.full(info.num_examples, -1, np.int32),
         names=names,
+        texts=texts if text else None,
+        class_names=class_names,
     )
 
 
@@ -161,6 +190,7 @@ def folder(
         where=lambda i: printable(places[i]),
         labels=numbers.numpy,
         names=lambda: [name for name, _ in files],
+        class_names=tuple(labels) or None,
     )
 
 

@@ -11,8 +11,8 @@ from clr_jax.entry import DATA, Problem
 
 
 def replay(split: str, *, path: str = '', stack: int = 3, test_fraction: float = 0.1) -> Source:
-    """Recorded episodes: a directory with an .npz file each, with 'frames' uint8 [t, h, w, c]. An
-    example is `stack` frames in a row, the oldest first, [h, w, stack * c]; whole episodes, by the
+    """Recorded episodes: a directory with an .npz file each, with 'frames' uint8 [t, h, w, c] and,
+    if it is known, 'state' [t, k]. An example is `stack` frames in a row, the oldest first, [h, w, stack * c]; whole episodes, by the
     hashes of their names, are the test split."""
     root = Path(path) if path else Path()
     files = [name for name, _ in files_below(root, ('.npz',), 'episodes')]
@@ -20,18 +20,25 @@ def replay(split: str, *, path: str = '', stack: int = 3, test_fraction: float =
     files = [name for name in files if (int(digest(name), 16) < held) == (split == 'test')]
     if not files:
         raise Problem(f'{root}: no episode to {split}: change config.data.test_fraction', DATA)
-    episodes = []
+    episodes: list = []
+    states: list = []
     for name in files:
         try:
             with np.load(root / name) as stored:
                 frames = stored['frames']
+                if 'state' in stored:
+                    states.append(stored['state'])
         except (OSError, ValueError, KeyError) as error:
             raise Problem(f'{root / name} has no array "frames": {error}', DATA) from None
         if frames.dtype != np.uint8 or frames.ndim != 4:
             what = f'{frames.dtype} {list(frames.shape)}'
             raise Problem(f'{root / name}: frames are {what}, not uint8 [t, h, w, c]', DATA)
         episodes.append(frames)
-    return stacked(f'{root} ({split})', episodes, stack)
+    if states and [len(s) for s in states] != [len(e) for e in episodes]:
+        raise Problem(f'{root}: not every frame of every episode has a state', DATA)
+    source = stacked(f'{root} ({split})', episodes, stack)
+    last = [state[stack - 1 :] for state in states]  # of a stack, that of its last frame
+    return source._replace(targets=(lambda: np.concatenate(last)) if last else None)
 
 
 def moving_digits(split: str, *, stack: int = 3, test_fraction: float = 0.2) -> Source:

@@ -24,7 +24,7 @@ def lines(
         chosen = _lines(test_path if split == 'test' else path)
     else:
         chosen = _part(_lines(path), split, test_fraction)
-    return _sentences(f'{path} ({split})', [[line] for line in chosen])
+    return source(f'{path} ({split})', [[line] for line in chosen])
 
 
 def wordnet(split: str, *, path: str = '/usr/share/wordnet', test_fraction: float = 0.01) -> Source:
@@ -36,7 +36,7 @@ def wordnet(split: str, *, path: str = '/usr/share/wordnet', test_fraction: floa
             if '|' in line:  # the licence has none
                 gloss = line.split('|', 1)[1].split('; "')[0].strip()
                 glosses += [gloss] if gloss else []
-    return _sentences(f'WordNet ({split})', [[x] for x in _part(glosses, split, test_fraction)])
+    return source(f'WordNet ({split})', [[x] for x in _part(glosses, split, test_fraction)])
 
 
 def triples(
@@ -55,7 +55,7 @@ def triples(
     if not test_path:
         kept = set(_part(['\t'.join(row) for row in found], split, test_fraction))
         found = [row for row in found if '\t'.join(row) in kept]
-    return _sentences(f'{file} ({split})', found)
+    return source(f'{file} ({split})', found)
 
 
 def docstrings(split: str, *, test_fraction: float = 0.1) -> Source:
@@ -79,10 +79,10 @@ def docstrings(split: str, *, test_fraction: float = 0.1) -> Source:
     kept = set(_part(['\t'.join(row) for row in found], split, test_fraction))
     rows = [k for k, row in enumerate(found) if '\t'.join(row) in kept]
     chosen = np.array([labels[k] for k in rows], np.int32)
-    return _sentences(f'docstrings ({split})', [found[k] for k in rows], chosen)
+    return source(f'docstrings ({split})', [found[k] for k in rows], chosen)
 
 
-def _sentences(name: str, rows: list, labels=None) -> Source:
+def source(name: str, rows: list, labels=None) -> Source:
     """A source of rows of texts [n][t], in memory."""
     tf = tensorflow()
     if not rows:

@@ -102,4 +102,5 @@ def _waves(split: str, root: Path, files: list, classes: list, numbers: list) ->
         where=lambda i: printable(places[i]),
         labels=labels.numpy,
         names=lambda: [name for name, _ in files],
+        class_names=tuple(classes) or None,
     )

@@ -28,10 +28,12 @@ class Source(NamedTuple):
     names: Callable | None = None  # () -> a list of the examples' names; None: they have none
     images: np.ndarray | None = None  # uint8 [n, h, w, 3], when all are in memory
     texts: Callable | None = None  # () -> a list of all its texts, for a tokenizer to learn from
+    class_names: tuple | None = None  # in the order of their numbers
+    targets: Callable | None = None  # () -> float [n, k]: what is measured beside each example
     tokenizer: Any = None  # what makes tokens of its texts: tokens.prepare
 
 
-def in_memory(name: str, images, labels, classes, names=None) -> Source:
+def in_memory(name: str, images, labels, classes, names=None, class_names=None) -> Source:
     """images: uint8 [n, h, w, 3]; labels: int [n]."""
     tf = tensorflow()
     images, labels = tf.constant(images, tf.uint8), tf.constant(labels, tf.int32)
@@ -49,6 +51,7 @@ def in_memory(name: str, images, labels, classes, names=None) -> Source:
         labels=labels.numpy,
         names=names,
         images=array,
+        class_names=class_names,
     )
 
 

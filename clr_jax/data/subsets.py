@@ -51,7 +51,7 @@ def subset(
         return source
     chosen = np.sort(chosen)
     numbers = tensorflow().constant(chosen, 'int64')
-    names = source.names
+    names, targets = source.names, source.targets
     return source._replace(
         name=f'{len(chosen)} of {source.name}',
         size=len(chosen),
@@ -60,6 +60,7 @@ def subset(
         where=lambda i: source.where(int(chosen[i])),
         labels=lambda: source.labels()[chosen],
         names=names and (lambda: np.array(names(), object)[chosen].tolist()),
+        targets=targets and (lambda: targets()[chosen]),
         images=None if source.images is None else source.images[chosen],
     )
 

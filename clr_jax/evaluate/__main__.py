@@ -1,6 +1,6 @@
 """Evaluate a run: `python -m clr_jax.evaluate --workdir=runs/simclr_digits --protocol=knn`.
 
-knn, knn200 and linear look at frozen features; finetune and lora train, in folders of the workdir,
+knn, knn200, linear, retrieval, zeroshot, sts and regression look at frozen features; finetune and lora train, in folders of the workdir,
 where the same command goes on with what was interrupted. Prints one JSON line per source of
 features on stdout and appends it to `results.jsonl` in the workdir.
 """
@@ -12,7 +12,9 @@ from clr_jax import entry
 FLAGS = flags.FLAGS
 flags.DEFINE_string('workdir', None, 'The run to evaluate.')
 flags.DEFINE_string(
-    'protocol', 'knn', 'knn | knn200 | linear | finetune | lora, or several: knn,linear'
+    'protocol',
+    'knn',
+    'knn | knn200 | linear | finetune | lora | retrieval | zeroshot | sts | regression, or several: knn,linear',
 )
 flags.DEFINE_integer('step', -1, 'The checkpoint; -1: the latest.')
 flags.DEFINE_integer('labels_per_class', 0, 'Labels of each class to use; 0: all.')
@@ -38,6 +40,9 @@ flags.DEFINE_boolean(
 flags.DEFINE_string(
     'data_dir', None, "Where the data is now, if not where the run's config says (tfds)."
 )
+flags.DEFINE_string('pairs', '', "sts: a file of scored pairs of sentences, as STS Benchmark's.")
+flags.DEFINE_string('prompts', '', 'zeroshot: a file of sentences with {} for the class.')
+flags.DEFINE_string('label', '', 'Instead of config.data.label, where the data has several.')
 entry.define_flags()
 
 
@@ -60,6 +65,9 @@ def main():
         data_dir=FLAGS.data_dir,
         epochs=FLAGS.epochs,
         learning_rate=FLAGS.learning_rate,
+        pairs=FLAGS.pairs and entry.absolute(FLAGS.pairs),
+        prompts=FLAGS.prompts and entry.absolute(FLAGS.prompts),
+        label=FLAGS.label,
     )
 
 

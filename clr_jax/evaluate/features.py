@@ -1,7 +1,7 @@
 """Frozen features of a whole data set, computed on all devices."""
 
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import numpy as np
@@ -14,9 +14,11 @@ from clr_jax.data import pipeline
 class Features(NamedTuple):
     """What protocols see."""
 
-    h: np.ndarray  # [n, d] float32
+    h: Any  # [n, d] float32; None of texts alone, for a method of images and texts
     label: np.ndarray  # [n] int32
-    logits: np.ndarray | None = None  # [n, classes] of a method that classifies
+    logits: Any = None  # [n, classes] of a method that classifies
+    z: Any = None  # [n, e] embeddings
+    text: Any = None  # [n, e] embeddings of texts, for a method of images and texts
 
 
 def forward(features: Callable, mesh) -> Callable:
@@ -25,7 +27,8 @@ def forward(features: Callable, mesh) -> Callable:
 
     def on_shard(params, state, batch):
         out = features(params, state, batch)
-        ours = Features(out['h'], batch['label'], out.get('logits'))
+        rest = (out.get(name) for name in ('logits', 'z', 'text'))
+        ours = Features(out.get('h'), batch['label'], *rest)
         return jax.tree.map(parallel.gather_state, ours)
 
     return jax.jit(parallel.shard(on_shard, mesh, (P(), P(), P(parallel.DATA)), P()))
@@ -44,7 +47,7 @@ def extract(
     )
     pieces = [jax.device_get(run(parallel.spread(batch, mesh))) for batch in batches]
     whole = jax.tree.map(lambda *parts: np.concatenate(parts)[:count], *pieces)
-    return whole._replace(h=whole.h.astype(np.float32))
+    return whole if whole.h is None else whole._replace(h=whole.h.astype(np.float32))
 
 
 def pixels(params, state, batch):

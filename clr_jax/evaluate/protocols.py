@@ -12,11 +12,13 @@ from etils import epath
 from clr_jax import config as configs
 from clr_jax import parallel
 from clr_jax.data import sources, subsets, text, views
-from clr_jax.entry import Problem, nearest
+from clr_jax.entry import INPUT, Problem, nearest
+from clr_jax.evaluate import texts
 from clr_jax.evaluate.features import Features, extract, forward, pixels
 from clr_jax.evaluate.finetune import LORA, Finetune, Task, altered, finetune
 from clr_jax.evaluate.knn import Knn, knn
 from clr_jax.evaluate.linear import Linear, linear
+from clr_jax.evaluate.regression import Regression, regression
 from clr_jax.log import say
 from clr_jax.train import make_state, restore
 
@@ -26,7 +28,13 @@ PROTOCOLS: dict[str, tuple[Callable, Any]] = {
     'linear': (linear, Linear()),
     'finetune': (finetune, Finetune()),
     'lora': (finetune, LORA),
+    'retrieval': (texts.retrieval, texts.Retrieval()),
+    'zeroshot': (texts.zeroshot, texts.ZeroShot()),
+    'sts': (texts.similarity, texts.Similarity()),
+    'regression': (regression, Regression()),
 }
+OF_TEXTS = ('retrieval', 'zeroshot', 'sts')
+LABELLED = ('knn', 'knn200', 'linear', 'finetune', 'lora')
 
 
 def evaluate(
@@ -42,6 +50,9 @@ def evaluate(
     data_dir=None,
     epochs=None,
     learning_rate=None,
+    pairs='',
+    prompts='',
+    label='',
 ) -> list[dict]:
     """Evaluate the run in `workdir` by the protocol `name` (several, separated by commas, share the
     features); print and append one record per protocol and source of features.
@@ -54,6 +65,9 @@ def evaluate(
     or those of a file, `label_list` (`subsets.subset`), and other `epochs` and another
     `learning_rate` than theirs. A draw's seed is also that of its training, which in `random`
     begins with the encoder; there are no `pixels`.
+
+    sts reads the file `pairs`, zeroshot the sentences of the file `prompts`, if there is one, with {}
+    for the class; `label` is another of the data's labels; regression is on data whose examples have targets (replay).
     """
     names = list(dict.fromkeys(name.split(',')))
     for each in names:
@@ -79,30 +93,40 @@ def evaluate(
     run, ts, step = restore(workdir, step)
     mesh = parallel.make_mesh()
     config['data'] |= {'data_dir': data_dir} if data_dir else {}
+    if label and 'label' not in config['data']:
+        raise Problem(f'--label={label}: {config["data"]["name"]} has one label only')
+    config['data'] |= {'label': label} if label else {}
     train, test = (sources.load(config['data'], split) for split in ('train', 'test'))
     spoken = text.tokenizer(config, workdir, train)
     train, test = (source._replace(tokenizer=spoken) for source in (train, test))
-    if not train.classes:
+    if not train.classes and set(names) & set(LABELLED):
         raise Problem(f'{train.name} has no labels to evaluate with')
     task = Task(str(workdir), config, run, ts, step, mesh, train, test)
-    found = frozen(still, task, labels_per_class, draws, baselines) if still else iter(())
+    settings = {each: PROTOCOLS[each][1] for each in still}
+    if 'sts' in settings:
+        settings['sts'] = settings['sts']._replace(pairs=pairs)
+    if 'zeroshot' in settings and prompts:
+        lines = read_lines(prompts)
+        settings['zeroshot'] = settings['zeroshot']._replace(templates=lines)
+    found = frozen(settings, task, labels_per_class, draws, baselines) if still else iter(())
     for each in training:
         measure, protocol = PROTOCOLS[each]
         trained = measure(altered(protocol, **changes), task, subset, draws or 1, baselines)
         found = itertools.chain(found, ((each, *scored) for scored in trained))
     records = []
     for each, scores, about in found:
-        every = lambda key: np.array([score[key] for score in scores])
         record = {
             'protocol': each,
             'source': about['source'],
             'labels_per_class': labels_per_class or None,
-            'top1': round(float(every('top1').mean()), 5),
-            'top1_std': round(float(every('top1').std()), 5),
             'draws': len(scores),
         }
-        if 'top5' in scores[0]:
-            record['top5'] = round(float(every('top5').mean()), 5)
+        if 'top1' in scores[0]:
+            every = lambda key: np.array([score[key] for score in scores])
+            record['top1'] = round(float(every('top1').mean()), 5)
+            record['top1_std'] = round(float(every('top1').std()), 5)
+            if 'top5' in scores[0]:
+                record['top5'] = round(float(every('top5').mean()), 5)
         extra = {key: value for key, value in scores[0].items() if key not in record}
         records.append(record | about | (extra if len(scores) == 1 else {}))
         write(workdir, records[-1])
@@ -110,14 +134,16 @@ def evaluate(
         width = max(len(record['source']) for record in records)
         labels = ' '.join(f'{key}={value}' for key, value in subset.items()) or 'all'
         for record in records:
-            score = f'{record["top1"]:.4f} +- {record["top1_std"]:.4f}'
-            say(f'{record["source"]:>{width}}  {record["protocol"]} top-1 {score}, {labels} labels')
+            if 'top1' in record:
+                score = f'{record["top1"]:.4f} +- {record["top1_std"]:.4f}'
+                about = f'{record["protocol"]} top-1 {score}, {labels} labels'
+                say(f'{record["source"]:>{width}}  {about}')
     return records
 
 
-def frozen(names: list[str], task: Task, per_class: int, draws: int, baselines: bool):
+def frozen(settings: dict, task: Task, per_class: int, draws: int, baselines: bool):
     """Yield (protocol, the scores of all draws, what else a record has) for each source of features
-    and each of the protocols `names`."""
+    and each of the protocols of `settings`."""
     run, ts = task.run, task.ts
     networks = {'encoder': (run.method.features, ts.params, ts.state)}
     if baselines:
@@ -127,16 +153,23 @@ def frozen(names: list[str], task: Task, per_class: int, draws: int, baselines: 
         networks['pixels'] = (pixels, {}, {})
     for source, (features, params, state) in networks.items():
         compiled = forward(features, task.mesh)
-        known, asked = (
-            extract(lambda b: compiled(params, state, b), task.mesh, s, task.shown)
-            for s in (task.train, task.test)
-        )
-        for name in names:
-            measure, protocol = PROTOCOLS[name]
-            scores = []
-            for seed in range(draws or (20 if per_class else 1)):
-                chosen = few(known, per_class, seed) if per_class else known
-                scores.append(measure(protocol, chosen, asked, task.train.classes, seed))
+        forth = lambda batch: compiled(params, state, batch)
+        encode = lambda of, shown, rows=None: extract(forth, task.mesh, of, shown, indices=rows)
+        if settings.keys() - OF_TEXTS:
+            known, asked = (encode(of, task.shown) for of in (task.train, task.test))
+        for name, protocol in settings.items():
+            measure, _ = PROTOCOLS[name]
+            if name in OF_TEXTS:
+                if source == 'pixels':
+                    continue
+                scores = [measure(protocol, task, encode)]
+            elif name == 'regression':
+                scores = [measure(protocol, known, asked, *targets(task))]
+            else:
+                scores = []
+                for seed in range(draws or (20 if per_class else 1)):
+                    chosen = few(known, per_class, seed) if per_class else known
+                    scores.append(measure(protocol, chosen, asked, task.train.classes, seed))
             about = {
                 'source': source,
                 'step': task.step if source == 'encoder' else 0,
@@ -147,6 +180,23 @@ def frozen(names: list[str], task: Task, per_class: int, draws: int, baselines: 
                 'settings': protocol._asdict() | task.view,
             }
             yield name, scores, about
+
+
+def targets(task: Task) -> list:
+    """What is measured beside the examples of both splits, [n, k] each."""
+    found = [of.targets() if of.targets else None for of in (task.train, task.test)]
+    if found[0] is None or found[1] is None:
+        raise Problem(f'{task.train.name} has no targets, which --protocol=regression predicts')
+    return found
+
+
+def read_lines(path: str) -> tuple:
+    """The lines of the file --prompts."""
+    try:
+        text = epath.Path(path).read_text()
+    except OSError as error:
+        raise Problem(f'--prompts={path} cannot be read: {error.strerror}', INPUT) from None
+    return tuple(line.strip() for line in text.split('\n') if line.strip())
 
 
 def few(features: Features, per_class: int, seed: int) -> Features:

@@ -232,3 +232,62 @@ def test_digits_move():
     assert all(stack.shape == (20, 20, 9) for stack in stacks)
     moved = [not np.array_equal(x[..., :3], x[..., 3:6]) for x in stacks]
     assert np.mean(moved) > 0.7
+
+
+# What TensorFlow Datasets has prepared.
+
+
+@pytest.fixture(scope='module')
+def stored(tmp_path_factory):
+    """One captioned image set, one of recordings."""
+    import tensorflow_datasets
+
+    place = tmp_path_factory.mktemp('tfds')
+    feature = tensorflow_datasets.features
+
+    def store(dataset, features, example):
+        tensorflow_datasets.dataset_builders.store_as_tfds_dataset(
+            name=dataset,
+            version='1.0.0',
+            features=feature.FeaturesDict(features),
+            split_datasets={'train': [(k, example(k)) for k in range(12)]},
+            data_dir=place,
+            disable_shuffling=True,
+        )
+
+    image = feature.Image(shape=(None, None, 3), encoding_format='png')
+    captions_ = feature.Sequence({'text': feature.Text(), 'id': np.int64})
+    store(
+        'pictures',
+        {'image': image, 'captions': captions_, 'title': feature.Text()},
+        lambda k: {
+            'image': np.full((3, 4 + k, 3), k, np.uint8),
+            'captions': [{'text': f'caption {k} {n}', 'id': n} for n in range(2)],
+            'title': f'title {k}',
+        },
+    )
+    store(
+        'sounds',
+        {'speech': feature.Audio(), 'label': feature.ClassLabel(names=['odd', 'even'])},
+        lambda k: {'speech': np.arange(-k, 20, dtype=np.int64), 'label': k % 2},
+    )
+    return str(place)
+
+
+def test_prepared_captions_and_recordings_are_read(stored):
+    settings = {'name': 'tfds', 'data_dir': stored}
+    asked = settings | {'dataset': 'pictures', 'text': ('captions/text', 'title')}
+    pictures = sources.load(asked, 'train')
+    for k, example in enumerate(everything(pictures)):
+        assert example['image'].shape == (3, 4 + k, 3)
+        expected = [f'caption {k} 0', f'caption {k} 1', f'title {k}']
+        assert [text.decode() for text in example['text']] == expected
+        assert example['label'] == -1
+    assert pictures.texts()[:4] == ['caption 0 0', 'caption 0 1', 'title 0', 'caption 1 0']
+    spoken = sources.load(settings | {'dataset': 'sounds'}, 'train')
+    for k, example in enumerate(everything(spoken)):
+        np.testing.assert_array_equal(example['recording'], np.arange(-k, 20))
+        assert example['label'] == k % 2
+    assert spoken.class_names == ('odd', 'even')
+    with pytest.raises(Problem, match='no feature "title_"; did you mean "title"'):
+        sources.load(asked | {'text': ('title_',)}, 'train')

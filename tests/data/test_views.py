@@ -6,7 +6,7 @@ from itertools import islice
 import numpy as np
 import pytest
 
-from clr_jax.data import captions, frames, index, pipeline, recording, sources, text, tokens, views
+from clr_jax.data import frames, index, pipeline, recording, sources, text, tokens, views
 from clr_jax.data.augment import Central, View, tensorflow
 from clr_jax.entry import CONFIG, Problem
 
@@ -129,7 +129,7 @@ def test_images_and_tokens_of_an_example_come_together(captioned):
     assert (words.shape, words.dtype) == ((32, 8), np.int32)
     names = [
         captioned.tokenizer.model.encode(name, add_special_tokens=False).ids[0]
-        for name in captions.NUMBERS
+        for name in captioned.class_names
     ]
     for row, label in zip(words, batch['label'], strict=True):
         assert names[label] in row

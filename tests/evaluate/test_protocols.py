@@ -22,7 +22,7 @@ from clr_jax.evaluate import protocols
 from clr_jax.evaluate.features import Features, extract, forward, pixels
 from clr_jax.evaluate.knn import Knn, knn
 from clr_jax.evaluate.linear import Linear
-from clr_jax.evaluate.protocols import PROTOCOLS, evaluate, few
+from clr_jax.evaluate.protocols import LABELLED, OF_TEXTS, PROTOCOLS, evaluate, few
 from clr_jax.train import describe, make_state
 from tests.conftest import config
 
@@ -169,7 +169,8 @@ def test_the_linear_protocol_records_its_rate(workdir, capsys, monkeypatch):
 
 
 def test_the_protocols_are_those_published():
-    assert PROTOCOLS.keys() == {'knn', 'knn200', 'linear', 'finetune', 'lora'}
+    assert LABELLED == ('knn', 'knn200', 'linear', 'finetune', 'lora')
+    assert PROTOCOLS.keys() == {*LABELLED, *OF_TEXTS, 'regression'}
     assert PROTOCOLS['knn200'][1] == Knn(
         version=1, k=200, temperature=0.07
     )  # Wu et al., 2018, section 3.4
@@ -271,7 +272,7 @@ def test_few_labels_are_drawn_twenty_times_unless_said_otherwise(workdir):
         (
             {'name': 'kn'},
             CONFIG,
-            '--protocol=kn does not exist: did you mean "knn"? Known: finetune, knn, knn200, linear, lora',
+            '--protocol=kn does not exist: did you mean "knn"? Known: finetune, knn, knn200, ',
         ),
         ({'label_fraction': 0.1}, CONFIG, 'finetune and lora, not of --protocol=knn'),
         ({'label_list': 'some.txt'}, CONFIG, 'finetune and lora, not of --protocol=knn'),
