@@ -109,7 +109,6 @@ def jax_step(form, memory):
     import numpy as np
 
     from clr_jax import parallel, train
-    from clr_jax.data import views
 
     sys.path.insert(0, str(ROOT / 'configs'))
     import simclr_cifar10_small
@@ -117,7 +116,7 @@ def jax_step(form, memory):
     config = simclr_cifar10_small.get_config().to_dict()
     config['encoder']['conv'] = form
     run = train.describe(config, examples=50000, classes=0)
-    mesh, blank = parallel.make_mesh(), views.blank(run.views, BATCH)
+    mesh, blank = parallel.make_mesh(), train.blank_batch(run, BATCH)
     random = np.random.default_rng(0)
     batch = blank | {
         'views': tuple(random.integers(0, 255, v.shape, np.uint8) for v in blank['views'])

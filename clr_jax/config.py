@@ -30,6 +30,8 @@ def default() -> ConfigDict:
     config.subset = ConfigDict({'fraction': 1.0, 'per_class': 0, 'list': '', 'seed': 0})
     # groups of views, each the fields of one of data.views.KINDS: `name`, or else an image's
     config.views = ConfigDict({'view': {}})
+    # all training examples without their labels, so many beside each batch, in views of their own
+    config.unlabelled = ConfigDict({'batch_size': 0, 'views': {}})
     config.encoder = ConfigDict({'name': 'resnet', 'bn_groups': config.get_ref('bn_groups')})
     config.method = ConfigDict({'name': 'simclr', 'bn_groups': config.get_ref('bn_groups')})
     config.optimizer = ConfigDict(
@@ -64,7 +66,7 @@ def finish(config: ConfigDict, variant: str = '', **smoke_changes) -> ConfigDict
     _complete(config.optimizer, _named('clr_jax.optimizers', config.optimizer.name))
     _complete(config.optimizer.schedule, schedule)
     config.optimizer.layer_decay = config.optimizer.get('layer_decay', 1.0)
-    for view in config.views.values():
+    for view in (*config.views.values(), *config.unlabelled.views.values()):
         _complete(view, settings(view))
     if variant == 'smoke':
         _narrow(config.method)
@@ -89,7 +91,9 @@ def smoke(config: ConfigDict) -> ConfigDict:
     config.data, config.subset = ConfigDict({'name': made[kinds]}), default().subset
     config.tokenizer.update(path='', vocabulary=512)
     shrink = 4.0 / config.epochs
+    ratio = config.unlabelled.batch_size / config.batch_size
     config.batch_size, config.epochs, config.steps = 64, 4.0, 0
+    config.unlabelled.batch_size = 64 * min(2, round(ratio))
     config.optimizer.schedule.warmup_epochs = shrink * config.optimizer.schedule.get(
         'warmup_epochs', 0.0
     )
@@ -106,14 +110,20 @@ def smoke(config: ConfigDict) -> ConfigDict:
     for group in config.groups.values():
         if group.get('freeze_until'):
             group.freeze_until = min(group.freeze_until, 20)  # of some ninety steps
-    images = {n: v for n, v in config.views.items() if v.get('name', 'image') == 'image'}
+    _small(config.views)
+    _small(config.unlabelled.views)
+    return config
+
+
+def _small(views: ConfigDict):
+    """Groups of views at laptop size: images of 16 pixels, small crops of 8."""
+    images = {n: v for n, v in views.items() if v.get('name', 'image') == 'image'}
     sizes = {name: view.get('size', 224) for name, view in images.items()}
-    for name, view in images.items():  # 16 pixels, small crops 8
+    for name, view in images.items():
         view.size = max(8, round(4 * sizes[name] / max(sizes.values())) * 4)
     least = {'text': {'length': 16}, 'recording': {'samples': 2560}, 'frames': {'size': 16}}
-    for view in config.views.values():
+    for view in views.values():
         view.update(least.get(view.get('name', ''), {}))
-    return config
 
 
 def _narrow(method: ConfigDict):
@@ -196,7 +206,7 @@ def save(config: dict, workdir):
 
 
 def saved(workdir) -> dict:
-    """The config that a run left in its workdir."""
+    """The config that a run left in its workdir; sections that it did not know yet are as by default."""
     path = epath.Path(absolute(str(workdir))) / 'config.json'
     if not path.is_file():
         name = path.parent.name.removesuffix('_smoke')
@@ -207,7 +217,7 @@ def saved(workdir) -> dict:
         missing = 'is not the workdir of a run: it has no config.json; first run'
         raise Problem(f'{workdir} {missing} {command}', INPUT)
     try:
-        return json.loads(path.read_text())
+        return json.loads(json.dumps(default().to_dict())) | json.loads(path.read_text())
     except ValueError as error:
         raise Problem(f'{path} is not JSON: {error}', CONFIG) from None
 

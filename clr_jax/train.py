@@ -1,6 +1,5 @@
 """The step and the loop: the only ones, for every method."""
 
-import json
 import math
 from collections.abc import Callable
 from typing import Any, NamedTuple
@@ -101,6 +100,8 @@ class Run(NamedTuple):
     optimizer: optax.GradientTransformation
     learning_rate: Callable
     views: list  # groups of them, of `data.views.KINDS`
+    unlabelled: list  # groups of the second stream
+    extra: int  # its examples in a batch
     steps_per_epoch: int
     total_steps: int
 
@@ -119,7 +120,11 @@ def describe(config: dict, examples: int, classes: int) -> Run:
         given['teacher'] = describe(teacher['run'], teacher['examples'], teacher['classes']).method
         given['classes'] = teacher['classes']
     method = load('clr_jax.methods', config['method'], **given)
-    groups = [views.make(s, f'config.views.{name}') for name, s in config['views'].items()]
+    make = lambda of, at: [views.make(of[name], f'config.{at}.{name}') for name in of]
+    groups, extra = make(config['views'], 'views'), config['unlabelled']['batch_size']
+    others = make(config['unlabelled']['views'], 'unlabelled.views')
+    if bool(others) != bool(extra) or extra < 0:
+        raise Problem('config.unlabelled: set batch_size and views, or neither')
     steps_per_epoch = examples // batch_size
     total = config['steps'] or config['epochs'] * steps_per_epoch
     if not 1 <= total < math.inf:
@@ -132,7 +137,29 @@ def describe(config: dict, examples: int, classes: int) -> Run:
         probe = optax.adam(config['probe']['learning_rate'])
         optimizer = optimizers.each({'method': optimizer, 'probe': probe})
     rate = optimizers.learning_rate(config['optimizer'], **pace)
-    return Run(method, optimizer, rate, groups, steps_per_epoch, total)
+    return Run(method, optimizer, rate, groups, others, extra, steps_per_epoch, total)
+
+
+def blank_batch(run: Run, examples: int) -> dict:
+    """A batch of zeros in the shapes of a real one, but for the number of examples."""
+    batch = views.blank(run.views, examples)
+    if run.extra:
+        batch['unlabelled'] = {'views': views.blank(run.unlabelled, examples)['views']}
+    return batch
+
+
+def batches(run: Run, config: dict, mesh, train: Source, whole: Source, start: int = 0):
+    """Endless training batches from step `start` on, this process's rows: `views`, `label` and `index`
+    of `train`, and where there is a second stream `unlabelled`, its views of `whole`."""
+    ours = {'batch_size': config['batch_size'], 'rows': parallel.rows(mesh, config['batch_size'])}
+    first = pipeline.train_batches(train, run.views, seed=config['seed'], start=start, **ours)
+    if not run.extra:
+        yield from first
+    ours = {'batch_size': run.extra, 'rows': parallel.rows(mesh, run.extra)}
+    seed = index.fold(config['seed'], 'unlabelled')
+    second = pipeline.train_batches(whole, run.unlabelled, seed=seed, start=start, **ours)
+    for batch, other in zip(first, second, strict=True):
+        yield batch | {'unlabelled': {'views': other['views']}}
 
 
 def fit(config: dict, workdir: str):
@@ -143,15 +170,16 @@ def fit(config: dict, workdir: str):
     batch_size = config['batch_size']
     parallel.check_batch(batch_size, mesh, config['bn_groups'])
     check_keywords(subsets.subset, config['subset'], 'config.subset')
-    train = subsets.subset(sources.load(config['data'], 'train'), **config['subset'])
-    train = train._replace(tokenizer=text.tokenizer(config, workdir, train))
+    whole = sources.load(config['data'], 'train')
+    whole = whole._replace(tokenizer=text.tokenizer(config, workdir, whole))
+    train = subsets.subset(whole, **config['subset'])
     run = describe(config, train.size, train.classes or 0)
     judge = online_judge(config, run.method, mesh, train) if train.classes else None
     refresh = refresher(config, run, mesh, train) if run.method.refresh else None
     begun = Checkpoints(workdir, read_only=True).steps()
     other = None if begun else others(config, run, mesh)
     begin = {'seed': config['seed'], 'pretrained': other}
-    ts = make_state(run.method, run.optimizer, mesh, views.blank(run.views, 2), **begin)
+    ts = make_state(run.method, run.optimizer, mesh, blank_batch(run, 2), **begin)
     claim(workdir, config, train.tokenizer)
     checkpoints = Checkpoints(workdir, config['keep'])
     data = {'classes': train.classes or 0, 'examples': train.size, 'content': train.fingerprint}
@@ -171,15 +199,16 @@ def fit(config: dict, workdir: str):
         f'{run.total_steps} steps of {batch_size} on {mesh.size} {jax.default_backend()} devices '
         f'of {jax.process_count()} processes'
     )
-    ours = {'batch_size': batch_size, 'rows': parallel.rows(mesh, batch_size)}
-    batches = pipeline.train_batches(train, run.views, seed=config['seed'], start=start, **ours)
+    if run.extra:
+        parallel.check_batch(run.extra, mesh)
+    stream = batches(run, config, mesh, train, whole, start)
     previous = None
     for number in range(start + 1, run.total_steps + 1):
         if refresh and (number - 1) % run.steps_per_epoch == 0:
             with log.pause():
                 ts = refresh(ts)
         with log.wait():
-            batch = next(batches)
+            batch = next(stream)
         ts, metrics = step(ts, parallel.spread(batch, mesh))
         if previous is not None:
             jax.block_until_ready(previous)  # at most two steps in flight
@@ -269,7 +298,7 @@ def restore(workdir, step: int = -1) -> tuple[Run, TrainState, int]:
 
 def state_shapes(run: Run, mesh) -> TrainState:
     """What `make_state` makes, without values."""
-    blank = views.blank(run.views, 2)
+    blank = blank_batch(run, 2)
     return jax.eval_shape(lambda: make_state(run.method, run.optimizer, mesh, blank, seed=0))
 
 
@@ -340,9 +369,7 @@ def check_workdir(workdir, config: dict):
             'data.data_dir',
             'data.path',
         )
-        # what a later version added was then as it is by default
-        then = json.loads(json.dumps(configs.default().to_dict())) | configs.saved(workdir)
-        found = configs.differences(then, config)
+        found = configs.differences(configs.saved(workdir), config)
         changed = [difference for difference in found if not difference.startswith(free)]
         if changed:
             these = '; '.join(changed[:3])

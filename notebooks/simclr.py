@@ -44,7 +44,7 @@ from sklearn.manifold import TSNE
 
 from clr_jax import config as configs
 from clr_jax import parallel, train
-from clr_jax.data import pipeline, sources, views
+from clr_jax.data import pipeline, sources
 from clr_jax.evaluate.features import extract, forward
 from clr_jax.evaluate.knn import Knn, knn
 
@@ -106,7 +106,7 @@ plt.show()
 # The encoder is random so far. kNN looks up the labels of the nearest training images: no classifier is trained.
 
 # %%
-ts = train.make_state(run.method, run.optimizer, mesh, views.blank(run.views, 2), seed=0)
+ts = train.make_state(run.method, run.optimizer, mesh, train.blank_batch(run, 2), seed=0)
 encode = forward(run.method.features, mesh)
 
 

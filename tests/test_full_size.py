@@ -11,7 +11,6 @@ import jax
 import pytest
 
 from clr_jax import parallel, train
-from clr_jax.data import views
 from tests.conftest import ROOT, resolved
 from tests.steps import arguments, check_gradients_in_float32, kinds
 
@@ -27,11 +26,14 @@ def lower(name: str) -> str:
     run = train.describe(c, EXAMPLES, CLASSES)
     mesh = parallel.make_mesh(groups=c['bn_groups'])
     parallel.check_batch(c['batch_size'], mesh, c['bn_groups'])
-    blank = views.blank(run.views, 1)
+    blank = train.blank_batch(run, 1)
     ts = jax.eval_shape(lambda: train.make_state(run.method, run.optimizer, mesh, blank, seed=0))
-    batch = jax.tree.map(
-        lambda x: jax.ShapeDtypeStruct((c['batch_size'], *x.shape[1:]), x.dtype), blank
+    sized = lambda tree, n: jax.tree.map(
+        lambda x: jax.ShapeDtypeStruct((n, *x.shape[1:]), x.dtype), tree
     )
+    batch = sized(blank, c['batch_size'])
+    if run.extra:
+        batch |= sized({'unlabelled': blank['unlabelled']}, run.extra)
     pace = {'steps_per_epoch': run.steps_per_epoch, 'total_steps': run.total_steps}
     step = train.make_step(run.method, run.optimizer, mesh, seed=0, **pace)
     traced = step.trace(*arguments(mesh, ts, batch))

@@ -20,7 +20,7 @@ import pytest
 from clr_jax import config as configs
 from clr_jax import networks, parallel, train
 from clr_jax.checkpoint import Checkpoints, checksum, paths
-from clr_jax.data import pipeline, sources, views
+from clr_jax.data import pipeline, sources
 from clr_jax.entry import CONFIG, INPUT, Problem
 from clr_jax.train import TrainState, describe, make_state, make_step, restore
 from tests.conftest import ROOT, config
@@ -238,7 +238,7 @@ class Pieces:
         )
         batches = pipeline.train_batches(data, run.views, seed=0, batch_size=config['batch_size'])
         self.batches = [next(batches) for _ in range(5)]
-        blank = views.blank(run.views, 2)
+        blank = train.blank_batch(run, 2)
         self.fresh = jax.device_get(make_state(run.method, run.optimizer, self.mesh, blank, seed=0))
         self.straight = self.train(self.fresh)
         checkpoints = Checkpoints(workdir)
@@ -323,7 +323,7 @@ def test_a_run_starts_from_parts_of_another(straight, tmp_path, monkeypatch, par
     data = sources.load(config['data'], 'train')
     run = describe(config, data.size, data.classes)
     fresh = make_state(
-        run.method, run.optimizer, parallel.make_mesh(), views.blank(run.views, 2), seed=7
+        run.method, run.optimizer, parallel.make_mesh(), train.blank_batch(run, 2), seed=7
     )
     started = beginning(config, tmp_path / 'run', monkeypatch)
     ours, theirs = (parts_of(source, ts, parts) for ts in (started, donor))

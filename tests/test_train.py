@@ -14,7 +14,7 @@ import pytest
 
 from clr_jax import parallel, train
 from clr_jax.checkpoint import paths
-from clr_jax.data import index, sources, subsets, views
+from clr_jax.data import index, sources, subsets
 from clr_jax.encoders.convnet import convnet
 from clr_jax.method import Aux, Method, Time
 from clr_jax.methods.simclr import simclr
@@ -127,7 +127,7 @@ def test_the_state_keeps_structure_shape_dtype_and_weakness(name):
     resolved = config(name, 'smoke').to_dict()
     run = train.describe(resolved, examples=1437, classes=10)
     mesh = parallel.make_mesh(jax.devices()[:2])
-    blank = views.blank(run.views, BATCH)
+    blank = train.blank_batch(run, BATCH)
     ts = jax.eval_shape(lambda: train.make_state(run.method, run.optimizer, mesh, blank, seed=0))
     step = train.make_step(run.method, run.optimizer, mesh, **PACE)
     after, metrics = jax.eval_shape(step, *arguments(mesh, ts, blank))

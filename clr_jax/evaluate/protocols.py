@@ -11,7 +11,7 @@ from etils import epath
 
 from clr_jax import config as configs
 from clr_jax import parallel
-from clr_jax.data import sources, subsets, text, views
+from clr_jax.data import sources, subsets, text
 from clr_jax.entry import INPUT, Problem, nearest
 from clr_jax.evaluate import texts
 from clr_jax.evaluate.features import Features, extract, forward, pixels
@@ -20,7 +20,7 @@ from clr_jax.evaluate.knn import Knn, knn
 from clr_jax.evaluate.linear import Linear, linear
 from clr_jax.evaluate.regression import Regression, regression
 from clr_jax.log import say
-from clr_jax.train import make_state, restore
+from clr_jax.train import blank_batch, make_state, restore
 
 PROTOCOLS: dict[str, tuple[Callable, Any]] = {
     'knn': (knn, Knn()),
@@ -147,7 +147,7 @@ def frozen(settings: dict, task: Task, per_class: int, draws: int, baselines: bo
     run, ts = task.run, task.ts
     networks = {'encoder': (run.method.features, ts.params, ts.state)}
     if baselines:
-        blank, seed = views.blank(run.views, 2), task.config['seed']
+        blank, seed = blank_batch(run, 2), task.config['seed']
         fresh = make_state(run.method, run.optimizer, task.mesh, blank, seed=seed)
         networks['random'] = (run.method.features, fresh.params, fresh.state)
         networks['pixels'] = (pixels, {}, {})

@@ -11,11 +11,11 @@ import pytest
 from clr_jax import config as configs
 from clr_jax import parallel
 from clr_jax.checkpoint import Checkpoints
-from clr_jax.data import pipeline, sources, views
+from clr_jax.data import pipeline, sources
 from clr_jax.data.augment import Central, tensorflow
 from clr_jax.entry import CONFIG, INPUT, USAGE, Problem
 from clr_jax.evaluate.pictures import draw, grid
-from clr_jax.train import describe, make_state
+from clr_jax.train import blank_batch, describe, make_state
 from tests.conftest import ROOT, config
 
 STEP = 7
@@ -34,7 +34,7 @@ def run_config(**encoder) -> dict:
 def write_run(folder, of):
     """What a run leaves behind, at STEP."""
     run = describe(of, 1437, 10)
-    blank = views.blank(run.views, 2)
+    blank = blank_batch(run, 2)
     state = make_state(run.method, run.optimizer, parallel.make_mesh(), blank, seed=0)
     configs.save(of, folder)
     checkpoints = Checkpoints(folder)

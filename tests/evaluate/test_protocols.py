@@ -15,7 +15,7 @@ from sklearn.neighbors import KNeighborsClassifier
 from clr_jax import config as configs
 from clr_jax import networks, parallel
 from clr_jax.checkpoint import Checkpoints, checksum
-from clr_jax.data import index, sources, views
+from clr_jax.data import index, sources
 from clr_jax.data.augment import Central
 from clr_jax.entry import CONFIG, INPUT, Problem
 from clr_jax.evaluate import protocols
@@ -23,7 +23,7 @@ from clr_jax.evaluate.features import Features, extract, forward, pixels
 from clr_jax.evaluate.knn import Knn, knn
 from clr_jax.evaluate.linear import Linear
 from clr_jax.evaluate.protocols import LABELLED, OF_TEXTS, PROTOCOLS, evaluate, few
-from clr_jax.train import describe, make_state
+from clr_jax.train import blank_batch, describe, make_state
 from tests.conftest import config
 
 STEPS = (3, 7)
@@ -37,7 +37,7 @@ def states():
     of = run_config()
     run = describe(of, 1437, 10)
     fresh = make_state(
-        run.method, run.optimizer, parallel.make_mesh(), views.blank(run.views, 2), seed=of['seed']
+        run.method, run.optimizer, parallel.make_mesh(), blank_batch(run, 2), seed=of['seed']
     )
     rng = np.random.default_rng(0)
     noise = lambda x: x * np.exp(rng.normal(size=x.shape)).astype(np.float32)

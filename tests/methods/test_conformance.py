@@ -19,7 +19,7 @@ import pytest
 
 from clr_jax import methods, parallel, schedules, train
 from clr_jax.checkpoint import Checkpoints, paths
-from clr_jax.data import pipeline, sources, views
+from clr_jax.data import pipeline, sources
 from clr_jax.method import make_time
 from tests.conftest import ROOT, config, resolved
 from tests.steps import double, kinds
@@ -121,6 +121,9 @@ def trained(case: str) -> Trained:
     run = train.describe(c, EPOCH * BATCH, source.classes or 0)
     source = source._replace(size=EPOCH * BATCH)  # so that numbers of examples stay within
     batch = next(pipeline.train_batches(source, run.views, seed=0, batch_size=BATCH))
+    if run.extra:
+        others = pipeline.train_batches(source, run.unlabelled, seed=1, batch_size=2 * BATCH)
+        batch['unlabelled'] = {'views': next(others)['views']}
     batch = jax.tree.map(lambda x: x / 255 if x.dtype == np.uint8 else x, batch)  # images in 0..1
     mesh = parallel.make_mesh(jax.devices()[:2], c['bn_groups'])
     with jax.enable_x64(True):
@@ -165,7 +168,7 @@ def test_the_state_keeps_structure_shape_and_dtype(case):
     c = resolved(CASES[case], 'smoke') | {'batch_size': BATCH}
     c['encoder'] = t.config['encoder'] | {k: v for k, v in c['encoder'].items() if k == 'dtype'}
     run, mesh = train.describe(c, EPOCH * BATCH, 10), parallel.make_mesh(groups=c['bn_groups'])
-    blank = views.blank(run.views, BATCH)
+    blank = train.blank_batch(run, BATCH)
     before = jax.eval_shape(
         lambda: train.make_state(run.method, run.optimizer, mesh, blank, seed=0)
     )

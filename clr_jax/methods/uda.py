@@ -1,0 +1,113 @@
+"""Unsupervised data augmentation (UDA; Xie et al., 2019; arXiv:1904.12848): a classifier learns from few
+labels, and from unlabelled examples to say the same of a strong augmentation as of the example."""
+
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from clr_jax import networks, parallel
+from clr_jax.entry import Problem, known
+from clr_jax.heads import classified
+from clr_jax.method import Aux, Method, check_labels, ema
+from clr_jax.networks import Outputs, wide
+
+
+class UDAState(NamedTuple):
+    stats: Any  # batch statistics
+    target: Any  # an average of past params, which is what is evaluated
+
+
+def uda(
+    encoder,
+    classes,
+    *,
+    temperature=0.4,
+    confidence=0.8,
+    weight=1.0,
+    annealing='none',
+    momentum=0.9999,
+    bn_groups=1,
+    dtype=None,
+) -> Method:
+    """The batch has one view of labelled examples, and under 'unlabelled' two views of others: the
+    example and its strong augmentation. All pass the network together and share batch statistics.
+
+    temperature: that sharpens what is said of the example. confidence: examples of whose class the
+    network is less sure do not count (both section 2.4). annealing of the labels' training signal:
+    none | linear | exp | log, where labels that are already predicted with more than a rising
+    probability are left out (section 2.3). weight: of the unlabelled loss. momentum: of the average
+    of the parameters.
+    """
+    check_labels('uda', classes)
+    known([annealing], ('none', 'linear', 'exp', 'log'), 'config.method.annealing')
+    if bn_groups != 1:
+        raise Problem(f'config.bn_groups={bn_groups}: uda has one group, of both streams')
+    network = classified(encoder, classes, dtype=dtype)
+
+    def threshold(progress):
+        """The probability from which a label is no longer learned from."""
+        rise = {
+            'none': jnp.ones_like(progress),
+            'linear': progress,
+            'exp': jnp.exp(5 * (progress - 1)),
+            'log': 1 - jnp.exp(-5 * progress),
+        }[annealing]
+        return rise * (1 - 1 / classes) + 1 / classes
+
+    def init(key, batch, pretrained=None):
+        streams = len(batch['views']), len(batch.get('unlabelled', {'views': ()})['views'])
+        if streams != (1, 2):
+            need = 'one view of the labelled examples, two of the unlabelled (config.unlabelled)'
+            raise Problem(f'the method takes {need}; there are {streams[0]} and {streams[1]}')
+        params, stats = networks.init(network, key, batch['views'][0], pretrained)
+        return params, UDAState(stats, params)
+
+    def forward(params, stats, batch, key):
+        """-> `Outputs` of the labelled view [b, ...] and of the others [u, 2, ...], statistics."""
+        x, pair = batch['views'][0], jnp.stack(batch['unlabelled']['views'], 1)  # [u, 2, ...]
+        b, u = len(x), len(pair)
+        others = b * parallel.size() + parallel.positions(2 * u)
+        rows = jnp.concatenate([parallel.positions(b), others])
+        x = jnp.concatenate([networks.image(x), networks.image(pair.reshape(2 * u, *x.shape[1:]))])
+        out, stats = networks.apply(network, params, stats, x, key=key, rows=rows)
+        parts = jax.tree.map(lambda y: (y[:b], y[b:].reshape(u, 2, *y.shape[1:])), out)
+        return Outputs(*(y[0] for y in parts)), Outputs(*(y[1] for y in parts)), stats
+
+    def loss(params, state, batch, *, key, time):
+        labelled, pair, stats = forward(params, state.stats, batch, key)
+        label, log_p = batch['label'], jax.nn.log_softmax(wide(labelled.p))  # [b], [b, classes]
+        of_label = jnp.take_along_axis(log_p, jnp.maximum(label, 0)[:, None], 1)[:, 0]  # [b]
+        limit = threshold(time.progress)
+        learned = jax.lax.stop_gradient(jnp.exp(of_label)) > limit
+        counted = (label >= 0) & ~(learned & (annealing != 'none'))
+        # per shard, so that a mean over shards is right
+        count = jnp.maximum(parallel.total(counted.sum()), 1) / parallel.size()
+        supervised = -jnp.where(counted, of_label, 0).sum() / count
+
+        said, strong = wide(pair.p[:, 0]), jax.nn.log_softmax(wide(pair.p[:, 1]))  # [u, classes]
+        said = jax.lax.stop_gradient(said)
+        sure = jax.nn.softmax(said).max(-1) > confidence  # [u]
+        sharp = jax.nn.log_softmax(said / temperature)
+        divergence = (jnp.exp(sharp) * (sharp - strong)).sum(-1)  # [u]
+        consistency = jnp.where(sure, divergence, 0).mean()
+        metrics = {
+            'supervised': supervised,
+            'consistency': consistency,
+            'sure': sure.mean(),
+            'counted': counted.mean(),
+        }
+        aux = Aux(UDAState(stats, state.target), metrics, labelled.h[:, None], pair.h)
+        return supervised + weight * consistency, aux
+
+    def update(params, state, *, key, time):
+        return params, state._replace(target=ema(state.target, params, momentum))
+
+    def features(params, state, batch):
+        out = networks.evaluate(network, state.target, state.stats, batch['views'][0])
+        return {'h': out.h, 'z': out.z, 'logits': out.p}
+
+    def variables(params, state):
+        return {'params': state.target, 'batch_stats': state.stats}
+
+    return Method(init, loss, features, update, variables)
