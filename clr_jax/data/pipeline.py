@@ -89,13 +89,15 @@ def _batches(source, shown, plan, steps, example, threads):
         data = data.map(example, num_parallel_calls=threads, deterministic=True)
         return data.batch(rows[0].shape[0], drop_remainder=True).get_single_element()
 
+    ends = [text.finisher(v, source) if isinstance(v, text.Text) else None for v in shown]
+
     def make(step):
-        batch = compute(*plan(step))
+        planned = plan(step)
+        batch = compute(*planned)
+        drawn = planned[1] if len(planned) > 1 else ({},) * len(shown)
         made = (
-            text.finish(view, x.numpy(), source.tokenizer)
-            if isinstance(view, text.Text)
-            else np.asarray(memoryview(x))  # no copy
-            for view, x in zip(shown, batch['views'], strict=True)
+            end(x.numpy(), parameters) if end else np.asarray(memoryview(x))  # no copy
+            for end, x, parameters in zip(ends, batch['views'], drawn, strict=True)
         )
         numbers = {key: np.asarray(memoryview(batch[key])) for key in ('label', 'index')}
         return {'views': tuple(made)} | numbers

@@ -1,12 +1,13 @@
 """Views of recordings, frames and texts: what is cut where, and that every batch is a function of seed
 and step alone."""
 
+import sys
 from itertools import islice
 
 import numpy as np
 import pytest
 
-from clr_jax.data import frames, index, pipeline, recording, sources, text, tokens, views
+from clr_jax.data import frames, index, pipeline, recording, sentences, sources, text, tokens, views
 from clr_jax.data.augment import Central, View, tensorflow
 from clr_jax.entry import CONFIG, Problem
 
@@ -168,6 +169,48 @@ def test_batches_of_other_kinds(data, group):
     assert held['views'][0].shape == made['views'][0].shape
 
 
+def test_texts_are_shown_in_other_words(tmp_path, monkeypatch):
+    """By example and view, the same again, and in evaluation not at all."""
+    monkeypatch.setenv('XDG_CACHE_HOME', str(tmp_path))
+    (tmp_path / 'data.adj').write_text('00 00 a 02 large 0 big 0 000 | of size\n')
+    for part in ('noun', 'verb', 'adv'):
+        (tmp_path / f'data.{part}').write_text('')
+    program = tmp_path / 'shout.py'
+    program.write_text('import sys\nprint(sys.stdin.read().upper(), end="")\n')
+    texts = [f'a large house number {k} of stone and of wood' for k in range(40)]
+    source = sentences.source('houses', [[x] for x in texts])
+    rewords = {
+        'delete': (text.Text(delete=0.3), lambda new, old: set(new.split()) < set(old.split())),
+        'swap': (
+            text.Text(swap=0.1),
+            lambda new, old: new != old and sorted(new.split()) == sorted(old.split()),
+        ),
+        'synonym': (
+            text.Text(synonym=0.1, wordnet=str(tmp_path)),
+            lambda new, old: new == old.replace('large', 'big'),
+        ),
+        'replace': (
+            text.Text(replace=0.3),
+            lambda new, old: len(new.split()) == len(old.split()) and new != old,
+        ),
+        'back': (
+            text.Text(back=0.5, translator=f'{sys.executable} {program}'),
+            lambda new, old: new == old.upper(),
+        ),
+    }
+    for name, (view, holds) in rewords.items():
+        change = text.rewording(view, source)
+        keys = text.sample(view, KEYS[:40], 0)['key']
+        new = [change(x, key) for x, key in zip(texts, keys, strict=True)]
+        assert new == [change(x, key) for x, key in zip(texts, keys, strict=True)], name
+        share = np.mean([holds(*pair) for pair in zip(new, texts, strict=True)])
+        assert share == 1 if name in ('swap', 'synonym') else share > 0.25, name
+        other = text.sample(view, KEYS[:40], 1)['key']
+        if name != 'synonym':
+            assert new != [change(x, key) for x, key in zip(texts, other, strict=True)], name
+        assert not text.changed(text.plain(view))
+
+
 # What a config says of them.
 
 
@@ -189,6 +232,8 @@ def test_one_view_of_each_kind_is_evaluated():
         ({'name': 'text', 'length': 1}, 'length=1'),
         ({'name': 'recording', 'samples': 0}, 'samples=0'),
         ({'name': 'frames', 'pad': -1}, 'pad=-1'),
+        ({'name': 'text', 'delete': 1.5}, 'delete=1.5'),
+        ({'name': 'text', 'back': 0.5}, 'needs a translator'),
     ],
 )
 def test_wrong_settings_are_refused(section, said):
