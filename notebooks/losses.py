@@ -46,6 +46,7 @@ from clr_jax.evaluate.features import Features
 from clr_jax.evaluate.knn import Knn, knn
 from clr_jax.losses.contrastive import (
     bilinear,
+    clip,
     critic,
     debiased,
     hard_negative,
@@ -56,6 +57,7 @@ from clr_jax.losses.contrastive import (
     nce,
     nt_logistic,
     nt_xent,
+    sigmoid,
     sup_con,
 )
 from clr_jax.losses.decorrelation import barlow_twins, vicreg
@@ -155,6 +157,24 @@ show(lambda weights: info_nce(x, y, 1.0, score=bilinear(weights)), jnp.eye(16))
 params = {'kernel1': 0.1 * jax.random.normal(keys[3], (32, 64)), 'bias1': jnp.zeros(64)}
 params |= {'kernel2': 0.1 * jax.random.normal(keys[0], (64, 1)), 'bias2': jnp.zeros(1)}
 show(lambda x: info_nce(x, y, 1.0, score=critic(params)), x)
+
+# %% [markdown]
+# **CLIP**: which text belongs to the image, and which image to the text? The scale of the logits is learned too.
+
+# %%
+show(lambda x: clip(x, y, jnp.log(1 / 0.07)), x)
+
+# %% [markdown]
+# **Sigmoid** (SigLIP): each image with each text, a pair or not, summed over the texts. At first the bias says no to all.
+
+# %%
+show(lambda x: sigmoid(x, y, jnp.log(10.0), -10.0), x)
+
+# %% [markdown]
+# In **chunks** of columns the same loss needs no matrix of all pairs: for large batches, where it is the default.
+
+# %%
+show(lambda x: clip(x, y, jnp.log(1 / 0.07), chunk=3), x)
 
 # %% [markdown]
 # **NCE**: is it the example, or one of m = 32 draws from the noise? For normalised models, or one whose normaliser is known.

@@ -164,6 +164,24 @@ def info_nce(query, key, temperature, negatives=None, score=np.dot):
     return np.mean(losses)
 
 
+def clip(image, text, log_scale):
+    """Radford et al., 2021, fig. 3: image to text and text to image, by halves."""
+    image, text = [unit(x) for x in image], [unit(x) for x in text]
+    logits = [[np.exp(log_scale) * np.dot(x, y) for y in text] for x in image]
+    by_rows = [cross_entropy(row, n) for n, row in enumerate(logits)]
+    by_columns = [cross_entropy(column, n) for n, column in enumerate(zip(*logits, strict=True))]
+    return (np.mean(by_rows) + np.mean(by_columns)) / 2
+
+
+def sigmoid(image, text, log_scale, bias):
+    """Zhai et al., 2023, eq. of section 3.2: the sum over all pairs, divided by the images."""
+    total = 0
+    for n, m in itertools.product(range(len(image)), range(len(text))):
+        logit = np.exp(log_scale) * np.dot(unit(image[n]), unit(text[m])) + bias
+        total += softplus(-logit if n == m else logit)
+    return total / len(image)
+
+
 def perceptron(kernel1, bias1, kernel2, bias2):
     """The score of a query and a key by a network of one hidden layer of ReLU."""
 

@@ -49,7 +49,7 @@ def test_losses_have_values_and_train():
     values = re.findall(r'loss (\S+), gradient (\S+)', printed)
     trained = re.findall(r'kNN before (\S+), after (\S+)', printed)
     assert pictures == 1
-    assert len(values) == 25
+    assert len(values) == 28
     assert all(0 < float(number) < 10 for pair in values for number in pair)
     assert len(trained) == 2
     assert all(float(after) > float(before) + 0.1 for before, after in trained)

@@ -9,6 +9,11 @@ their gradients. Outside a mesh the arrays given are the whole batch:
 
 The examples below say what a loss is by chance, when all embeddings are orthogonal. Temperatures
 are above 0.
+
+A shard compares its rows with those of the global batch in a matrix. Losses with a `chunk` take that
+many of its columns at a time, with the same result and gradient, in memory that does not grow with
+its size (`losses/chunked.py`). chunk=None is the whole matrix up to 2^24 entries on a device and
+1024 columns at a time beyond.
 """
 
 import jax
@@ -17,12 +22,13 @@ import optax
 from jax.nn import softplus  # -log sigmoid(-x)
 
 from clr_jax import parallel
+from clr_jax.losses import chunked
 from clr_jax.networks import normalize, wide
 
 # Two views of each example
 
 
-def nt_xent(z, temperature=0.1, *, normalized=True, constant='paper', negatives=None):
+def nt_xent(z, temperature=0.1, *, normalized=True, constant='paper', negatives=None, chunk=None):
     """Normalised temperature-scaled cross entropy (Chen et al., 2020, eq. 1). z: [b, 2, d].
 
     z holds two views of each example. The mean over all 2B views of -log exp(s_ij / t) / sum_{k !=
@@ -31,12 +37,20 @@ def nt_xent(z, temperature=0.1, *, normalized=True, constant='paper', negatives=
     'official' is the official code's sum of the two directions, twice as large. It matters where
     the loss's scale does: weight decay against LARS, and the step of biases and norms, which LARS
     does not adapt. negatives: [K, d], further candidates of every view, such as a memory of earlier
-    batches (Chen et al., 2020b, SimCLR v2); their rows are used as they are.
+    batches (Chen et al., 2020b, SimCLR v2); their rows are used as they are, all at a time.
 
     >>> z = jnp.eye(8).reshape(4, 2, 8)
     >>> print(f'{nt_xent(z):.4f}, log 7 is {jnp.log(7):.4f}')
     1.9459, log 7 is 1.9459
     """
+    if columns := chunked.size(2 * len(z), chunk):
+        rows = _two_views(z, normalized).reshape(-1, z.shape[-1])  # [2b, d]
+        example = parallel.positions(len(rows)) // 2  # [2b]
+        lse, positive, _ = chunked.others(rows / temperature**0.5, example, columns)  # [2b] each
+        if negatives is not None:
+            further = parallel.score(negatives, rows) / temperature  # [2b, K]
+            lse = jnp.logaddexp(lse, jax.nn.logsumexp(further, 1))
+        return _constant(constant) * (lse - positive).mean()
     rows, keys, siblings, itself = _against_all(z, normalized)
     logits = jnp.where(itself, -jnp.inf, rows @ keys.T)  # [2b, 2B]
     if negatives is not None:
@@ -154,7 +168,7 @@ def hard_negative(z, temperature=0.5, *, tau_plus=0.1, beta=1.0):
 # Labels
 
 
-def sup_con(z, label, temperature=0.1, *, base_temperature=None):
+def sup_con(z, label, temperature=0.1, *, base_temperature=None, chunk=None):
     """Supervised contrastive loss (Khosla et al., 2020, eq. 2). z: [b, v, d], label: [b].
 
     The mean over all v B views of the mean over its positives p of -log exp(s_ip / t) / sum_{k !=
@@ -171,35 +185,46 @@ def sup_con(z, label, temperature=0.1, *, base_temperature=None):
     >>> print(f'{sup_con(z, label):.4f}, log 7 is {jnp.log(7):.4f}')
     1.9459, log 7 is 1.9459
     """
-    b, views, d = z.shape
-    z = normalize(z)
-    keys = parallel.gather(z).reshape(-1, d)  # [v B, d]
-    labels = jnp.repeat(parallel.gather(label), views)  # [v B]
-    rows, numbers = jnp.arange(len(keys)), parallel.positions(b * views)  # [v B], [v b]
-    itself = numbers[:, None] == rows  # [v b, v B]
-    label = labels[numbers][:, None]  # [v b, 1]
-    sibling = numbers[:, None] // views == rows // views
-    positive = (sibling | (label == labels) & (label >= 0)) & ~itself
-    logits = jnp.where(itself, -jnp.inf, z.reshape(-1, d) @ keys.T / temperature)
-    value = _mean(-jax.nn.log_softmax(logits, 1), positive).mean()
+    views, rows = z.shape[1], normalize(z).reshape(-1, z.shape[-1])  # [v b, d]
+    # without a label an example is a class of its own
+    label = jnp.where(label >= 0, label, -1 - parallel.positions(len(label)))
+    label = jnp.repeat(label, views)  # [v b]
+    if columns := chunked.size(len(rows), chunk):
+        scaled = rows / temperature**0.5
+        lse, similar, number = chunked.others(scaled, label, columns)  # [v b] each
+        value = jnp.where(number > 0, lse - similar / jnp.maximum(number, 1), 0).mean()
+    else:
+        keys, labels = parallel.gather(rows), parallel.gather(label)  # [v B, d], [v B]
+        itself = parallel.positions(len(rows))[:, None] == jnp.arange(len(keys))  # [v b, v B]
+        logits = jnp.where(itself, -jnp.inf, rows @ keys.T / temperature)
+        positive = (label[:, None] == labels) & ~itself
+        value = _mean(-jax.nn.log_softmax(logits, 1), positive).mean()
     return value if base_temperature is None else value * temperature / base_temperature
 
 
 # Pairs
 
 
-def info_nce(query, key, temperature=0.1, *, negatives=None, score=None):
+def info_nce(query, key, temperature=0.1, *, negatives=None, score=None, chunk=None):
     """InfoNCE (van den Oord et al., 2018, eq. 4). query: [b, d], key: [b, e], row by row a positive.
 
     The candidates of a query are the keys of the global batch, or its own key and the rows of
     `negatives` [K, e]. score(query [m, d], key [n, e]) -> [m, n] is the log of the paper's f, of a
     context and what it predicts; the default is the dot product (e = d), of rows as they are: pass
-    unit vectors for cosine similarities. `bilinear` and `critic` have parameters to learn.
+    unit vectors for cosine similarities. `bilinear` and `critic` have parameters to learn. `chunk`
+    is for dot products with the keys of the batch.
 
     >>> print(f'{info_nce(jnp.zeros((8, 4)), jnp.eye(8, 4)):.4f}, log 8 is {jnp.log(8):.4f}')
     2.0794, log 8 is 2.0794
     """
     query, key = wide(query), wide(key)
+    if negatives is None and score is None:
+        if columns := chunked.size(len(query), chunk):
+            scaled = query / temperature
+            lse = chunked.log_sum_exp(scaled, parallel.gather(key), columns)  # [b]
+            return (lse - (scaled * key).sum(1)).mean()
+    elif chunk is not None:
+        raise ValueError(f'chunk={chunk}: not with negatives or a score of your own')
     score = score or (lambda query, key: parallel.score(key, query))
     if negatives is None:
         logits = score(query, parallel.gather(key))  # [b, B]
@@ -209,6 +234,44 @@ def info_nce(query, key, temperature=0.1, *, negatives=None, score=None):
         logits = jnp.concatenate([positive, score(query, negatives)], 1)  # [b, 1 + K]
         target = jnp.zeros(len(query), jnp.int32)
     return optax.softmax_cross_entropy_with_integer_labels(logits / temperature, target).mean()
+
+
+def clip(image, text, log_scale, *, chunk=None):
+    """Which text is the image's, and which image the text's (Radford et al., 2021; CLIP).
+
+    image, text: [b, d], row by row of a pair. With logits exp(log_scale) x cosine similarities, the
+    mean of the cross entropies of an image among the texts of the global batch and of a text among
+    its images (arXiv:2103.00020, fig. 3). log_scale: a scalar to learn, initially log(1 / 0.07);
+    the official code keeps it at log(100) at most, which is the caller's part.
+
+    >>> image, text = jnp.eye(8, 16), jnp.eye(8, 16, 8)
+    >>> print(f'{clip(image, text, jnp.log(1 / 0.07)):.4f}, log 8 is {jnp.log(8):.4f}')
+    2.0794, log 8 is 2.0794
+    """
+    image, text = normalize(image), normalize(text)
+    temperature = jnp.exp(-jnp.asarray(log_scale, image.dtype))
+    of_image = info_nce(image, text, temperature, chunk=chunk)
+    return (of_image + info_nce(text, image, temperature, chunk=chunk)) / 2
+
+
+def sigmoid(image, text, log_scale, bias, *, chunk=None):
+    """Of every image and text: are they a pair? (Zhai et al., 2023; SigLIP, arXiv:2303.15343).
+
+    image, text: [b, d], row by row of a pair. With logits exp(log_scale) x cosine similarities +
+    bias, the mean over images of the sum over the B texts of the global batch of -log sigmoid(+-
+    logit), + for its own text. log_scale, bias: scalars to learn, initially log(10) and -10.
+
+    >>> image, text = jnp.eye(8, 16), jnp.eye(8, 16, 8)
+    >>> print(f'{sigmoid(image, text, 0.0, 0.0):.4f}, 8 log 2 is {8 * jnp.log(2):.4f}')
+    5.5452, 8 log 2 is 5.5452
+    """
+    image, texts = normalize(image), parallel.gather(normalize(text))  # [b, d], [B, d]
+    log_scale, bias = (jnp.asarray(x, image.dtype) for x in (log_scale, bias))
+    image *= jnp.exp(log_scale)
+    if columns := chunked.size(len(image), chunk):
+        return chunked.logistic(image, texts, bias, columns).mean()
+    own = parallel.positions(len(image))[:, None] == jnp.arange(len(texts))  # [b, B]
+    return softplus(jnp.where(own, -1, 1) * (image @ texts.T + bias)).sum(1).mean()
 
 
 def bilinear(weights):
@@ -273,16 +336,21 @@ def mutual_information_bound(loss, candidates: int):
 def _against_all(z, normalized):
     """z [b, 2, d] -> its rows [2b, d], all rows [2B, d], each row's sibling [2b], and where a row
     meets itself [2b, 2B]."""
-    b, views, d = z.shape
-    if views != 2:
-        raise ValueError(
-            f'this loss is defined on two views of each example, [b, 2, d]; got {z.shape}'
-        )
-    z = normalize(z) if normalized else wide(z)
+    b, _, d = z.shape
+    z = _two_views(z, normalized)
     # example-major: the sibling of row r is r ^ 1
     keys = parallel.gather(z).reshape(-1, d)  # [2B, d]
     numbers = parallel.positions(2 * b)  # [2b]
     return z.reshape(-1, d), keys, numbers ^ 1, numbers[:, None] == jnp.arange(len(keys))
+
+
+def _two_views(z, normalized):
+    """z [b, 2, d] in float32 at least, normalised or not; another number of views is refused."""
+    if z.shape[1] != 2:
+        raise ValueError(
+            f'this loss is defined on two views of each example, [b, 2, d]; got {z.shape}'
+        )
+    return normalize(z) if normalized else wide(z)
 
 
 def _similarities(z, normalized):

@@ -14,6 +14,7 @@ from clr_jax import parallel
 from clr_jax.losses import contrastive
 from clr_jax.losses.contrastive import (
     bilinear,
+    clip,
     critic,
     debiased,
     hard_negative,
@@ -24,6 +25,7 @@ from clr_jax.losses.contrastive import (
     nce,
     nt_logistic,
     nt_xent,
+    sigmoid,
     sup_con,
 )
 from tests import oracles
@@ -168,6 +170,10 @@ CASES = {
         ),
         (CONTEXT, KEY, NEGATIVES, *PERCEPTRON),
         whole=(2, 3, 4, 5),
+    ),
+    'clip': Case(clip, oracles.clip, (QUERY, KEY, np.float32(1.5)), whole=(2,)),
+    'sigmoid': Case(
+        sigmoid, oracles.sigmoid, (QUERY, KEY, np.float32(1.5), np.float32(-2)), whole=(2, 3)
     ),
     'nce': Case(nce, oracles.nce, (normal(B), normal(B, 4, seed=1), normal(B, 5, seed=2))),
 }
