@@ -28,6 +28,7 @@ def default() -> ConfigDict:
     config.subset = ConfigDict({'fraction': 1.0, 'per_class': 0, 'list': '', 'seed': 0})
     config.views = ConfigDict({'view': {}})  # groups of views, each the fields of data.augment.View
     config.encoder = ConfigDict({'name': 'resnet', 'bn_groups': config.get_ref('bn_groups')})
+    config.text_encoder = ConfigDict()  # of methods with images and texts, else empty
     config.method = ConfigDict({'name': 'simclr', 'bn_groups': config.get_ref('bn_groups')})
     config.optimizer = ConfigDict(
         {'name': 'lars', 'learning_rate': 0.3, 'scaling': 'linear', 'schedule': {}}
@@ -57,6 +58,9 @@ def finish(config: ConfigDict, variant: str = '', **smoke_changes) -> ConfigDict
 
     for part in ('encoder', 'method'):
         _complete(config[part], _named(f'clr_jax.{part}s.{config[part].name}', config[part].name))
+    if config.text_encoder:
+        name = config.text_encoder.get('name')
+        _complete(config.text_encoder, _named(f'clr_jax.encoders.{name}', name))
     _complete(config.data, _named('clr_jax.data.sources', config.data.name))
     _complete(config.optimizer, _named('clr_jax.optimizers', config.optimizer.name))
     _complete(config.optimizer.schedule, schedule)
@@ -88,8 +92,10 @@ def smoke(config: ConfigDict) -> ConfigDict:
         'alexnet': {'width': 0.125, 'hidden': 64},
         'vgg': {'width': 0.125, 'hidden': 64},
         'vit': {'width': 64, 'depth': 2, 'heads': 4, 'patch': 4, 'image_size': 16},
+        'text': {'width': 64, 'depth': 2, 'heads': 4},
     }
-    config.encoder.update(small.get(config.encoder.name, {}))
+    for section in (config.encoder, config.text_encoder):
+        section.update(small.get(section.get('name'), {}))
     for group in config.groups.values():
         if group.get('freeze_until'):
             group.freeze_until = min(group.freeze_until, 20)  # of some ninety steps

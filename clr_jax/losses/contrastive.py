@@ -261,6 +261,41 @@ def nce(positive, noise, log_noise):
     return (softplus(-logits[:, 0]) + softplus(logits[:, 1:]).sum(1)).mean()
 
 
+# Images and their texts
+
+
+def clip(image, text, scale):
+    """Symmetric cross entropy (Radford et al., 2021; arXiv:2103.00020, figure 3). image, text: [b, e]
+    unit rows, pair by pair; scale: [], what cosines are multiplied by.
+
+    The mean over the B images of -log of the softmax over all texts at their own, and over the
+    texts of that over all images at their own; half of the sum.
+
+    >>> print(f'{clip(jnp.eye(8), jnp.eye(8), 0.0):.4f}, log 8 is {jnp.log(8):.4f}')
+    2.0794, log 8 is 2.0794
+    """
+    label = parallel.positions(len(image))
+    error = optax.softmax_cross_entropy_with_integer_labels
+    of_image = error(scale * image @ parallel.gather(text).T, label)  # [b]
+    of_text = error(scale * text @ parallel.gather(image).T, label)  # [b]
+    return (of_image.mean() + of_text.mean()) / 2
+
+
+def sigmoid(image, text, scale, bias):
+    """Pairwise sigmoid loss (Zhai et al., 2023; arXiv:2303.15343, algorithm 1). image, text: [b, e]
+    unit rows, pair by pair; scale, bias: [].
+
+    The mean over the B images of the sum over all B texts of -log sigmoid(s (scale cosine + bias)),
+    s is 1 where they belong together and -1 elsewhere.
+
+    >>> print(f'{sigmoid(jnp.eye(8), jnp.eye(8), 0.0, 0.0):.4f}, 8 log 2 is {8 * jnp.log(2):.4f}')
+    5.5452, 8 log 2 is 5.5452
+    """
+    logits = scale * image @ parallel.gather(text).T + bias  # [b, B]
+    own = parallel.positions(len(image))[:, None] == jnp.arange(logits.shape[1])
+    return softplus(jnp.where(own, -logits, logits)).sum(1).mean()
+
+
 def mutual_information_bound(loss, candidates: int):
     """log N - L, in nats: what an InfoNCE loss L over N candidates, one of them positive, shows.
 
