@@ -33,6 +33,7 @@ def default() -> ConfigDict:
     # all training examples without their labels, so many beside each batch, in views of their own
     config.unlabelled = ConfigDict({'batch_size': 0, 'views': {}})
     config.encoder = ConfigDict({'name': 'resnet', 'bn_groups': config.get_ref('bn_groups')})
+    config.text_encoder = ConfigDict()  # of methods with images and texts, else empty
     config.method = ConfigDict({'name': 'simclr', 'bn_groups': config.get_ref('bn_groups')})
     config.optimizer = ConfigDict(
         {'name': 'lars', 'learning_rate': 0.3, 'scaling': 'linear', 'schedule': {}}
@@ -62,6 +63,9 @@ def finish(config: ConfigDict, variant: str = '', **smoke_changes) -> ConfigDict
 
     for part in ('encoder', 'method'):
         _complete(config[part], _named(f'clr_jax.{part}s.{config[part].name}', config[part].name))
+    if config.text_encoder:
+        name = config.text_encoder.get('name')
+        _complete(config.text_encoder, _named(f'clr_jax.encoders.{name}', name))
     _complete(config.data, _named('clr_jax.data.sources', config.data.name))
     _complete(config.optimizer, _named('clr_jax.optimizers', config.optimizer.name))
     _complete(config.optimizer.schedule, schedule)
@@ -105,8 +109,10 @@ def smoke(config: ConfigDict) -> ConfigDict:
         'alexnet': {'width': 0.125, 'hidden': 64},
         'vgg': {'width': 0.125, 'hidden': 64},
         'vit': {'width': 64, 'depth': 2, 'heads': 4, 'patch': 4, 'image_size': 16},
+        'text': {'width': 64, 'depth': 2, 'heads': 4},
     }
-    config.encoder.update(small.get(config.encoder.name, {}))
+    for section in (config.encoder, config.text_encoder):
+        section.update(small.get(section.get('name'), {}))
     for group in config.groups.values():
         if group.get('freeze_until'):
             group.freeze_until = min(group.freeze_until, 20)  # of some ninety steps

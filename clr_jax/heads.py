@@ -97,6 +97,21 @@ class Heads(nn.Module):
         return jnp.stack([head(x, rows) for head in self.heads], 1)  # [n, heads, e]
 
 
+class Projection(nn.Module):
+    """One dense layer without bias, [n, d] -> [n, dim], at first N(0, 1 / d): the heads of CLIP."""
+
+    dim: int
+    dtype: Any = None
+
+    @nn.compact
+    def __call__(self, x, rows):
+        init = nn.initializers.variance_scaling(1.0, 'fan_in', 'normal')
+        dense = nn.Dense(
+            self.dim, use_bias=False, kernel_init=init, dtype=self.dtype, name='dense1'
+        )
+        return dense(x)  # [n, dim]
+
+
 class Classifier(nn.Module):
     """Features [n, d] -> logits [n, classes], linear, in float32 at least; zero before training."""
 

@@ -122,14 +122,15 @@ def rising(start, progress):
     return 1 - (1 - start) * (jnp.cos(jnp.pi * progress) + 1) / 2
 
 
-def load(package: str, section: dict, **given):
+def load(package: str, section: dict, part: str = '', **given):
     """`{'name': 'simclr', 'temperature': 0.5}` of `clr_jax.methods` ->
-    `clr_jax.methods.simclr.simclr(encoder, temperature=0.5)`.
+    `clr_jax.methods.simclr.simclr(encoder, temperature=0.5)`. part: the section of the config, if it
+    is not named like the package.
 
     The file system is the list of what there is, the signature the list of what can be set: its
     keywords, and before them what it needs of what is `given`.
     """
-    part = package.rsplit('.', 1)[1].rstrip('s')
+    part = part or package.rsplit('.', 1)[1].rstrip('s')
     section = dict(section)
     name = section.pop('name', None)
     files = [m.name for m in pkgutil.iter_modules(importlib.import_module(package).__path__)]

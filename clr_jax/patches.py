@@ -81,7 +81,7 @@ class Decoder(nn.Module):
             hidden = jnp.broadcast_to(hidden.astype(x.dtype), (n, patches, self.width))
             seen = hidden.at[jnp.arange(n)[:, None], visible].set(seen)  # [n, patches, e]
         x = jnp.concatenate([x[:, :first], seen + positions], 1)
-        x, _ = stacked(self.depth, self.heads, 4 * self.width, self.dtype)(x, None, None)
+        x, _ = stacked(self.depth, self.heads, 4 * self.width, self.dtype)(x, None, None, None)
         x = Dense(self.patch**2 * 3, name='pixels')(LayerNorm(name='norm')(x))
         return x[:, first:]
 

@@ -113,8 +113,11 @@ def describe(config: dict, examples: int, classes: int) -> Run:
     if examples < batch_size:
         few = f'there are {examples} training examples'
         raise Problem(f'config.batch_size={batch_size} is too large: {few}')
-    given: dict = {'examples': examples, 'classes': classes, 'teacher': None}
+    given: dict = {'examples': examples, 'classes': classes, 'teacher': None, 'text_encoder': None}
     given['encoder'] = load('clr_jax.encoders', config['encoder'])
+    if config['text_encoder']:
+        section = config['text_encoder']
+        given['text_encoder'] = load('clr_jax.encoders', section, 'text_encoder')
     teacher = config['teacher']
     if teacher.get('run'):  # its classes are the student's
         given['teacher'] = describe(teacher['run'], teacher['examples'], teacher['classes']).method

@@ -5,11 +5,14 @@ import inspect
 import json
 import re
 
+import jax
+import numpy as np
 import pytest
 from ml_collections import ConfigDict
 
 from clr_jax import config as configs
 from clr_jax.data.views import settings
+from clr_jax.encoders.text import text
 from clr_jax.entry import CONFIG, INPUT, Problem
 from clr_jax.schedules import schedule
 from clr_jax.train import describe
@@ -31,13 +34,17 @@ def factory(module: str, name: str):
 
 def named(of) -> dict:
     """{section: what its keys are keywords of} of a config."""
-    return {
-        'encoder': factory(f'clr_jax.encoders.{of.encoder.name}', of.encoder.name),
-        'method': factory(f'clr_jax.methods.{of.method.name}', of.method.name),
-        'data': factory('clr_jax.data.sources', of.data.name),
-        'optimizer': factory('clr_jax.optimizers', of.optimizer.name),
-        'optimizer.schedule': schedule,
-    } | {f'views.{name}': settings(view) for name, view in of.views.items()}
+    encoders = [part for part in ('encoder', 'text_encoder') if of[part]]
+    return (
+        {part: factory(f'clr_jax.encoders.{of[part].name}', of[part].name) for part in encoders}
+        | {
+            'method': factory(f'clr_jax.methods.{of.method.name}', of.method.name),
+            'data': factory('clr_jax.data.sources', of.data.name),
+            'optimizer': factory('clr_jax.optimizers', of.optimizer.name),
+            'optimizer.schedule': schedule,
+        }
+        | {f'views.{name}': settings(view) for name, view in of.views.items()}
+    )
 
 
 def section(of, path: str):
@@ -136,7 +143,7 @@ def test_smoke_keeps_what_the_run_is_about(name):
     full, small = config(name).to_dict(), config(name, 'smoke').to_dict()
     resized = (
         r'(data\.|subset\.|batch_size|epochs|steps|log_every|checkpoint_every|evaluation\.(size|crop|every)'
-        r'|encoder\.(depth|width|widths|small_stem|heads|patch|image_size|hidden)|views\.\w+\.size'
+        r'|(text_)?encoder\.(depth|width|widths|small_stem|heads|patch|image_size|hidden)|views\.\w+\.size'
         r'|method\.(projector|predictor|prototypes|clusters|queue_size|memory|noise|decoder_\w+)|(pretrained|teacher)\.workdir'
         r'|optimizer\.(learning_rate|schedule\.warmup_epochs)|groups\.\w+\.freeze_until):? ?'
     )
@@ -168,6 +175,28 @@ def test_a_config_can_change_its_own_smoke_form():
         configs.finish(configs.default(), '', batch_size=32).batch_size
         == configs.default().batch_size
     )
+
+
+def test_a_text_encoder_is_completed_like_an_encoder_and_absent_if_it_is_not_named():
+    assert configs.finish(configs.default()).text_encoder == {}
+    for variant, width in (('', 128), ('smoke', 64)):
+        of = configs.default()
+        of.text_encoder = {'name': 'text', 'width': 128, 'length': 9}
+        made = configs.finish(of, variant).text_encoder
+        assert set(made) == {'name', *keywords(text)}
+        assert (made.width, made.length, made.vocabulary) == (width, 9, 49408)
+
+
+def test_a_run_gives_its_text_encoder_to_the_method():
+    of = configs.default()
+    of.method.name, of.text_encoder = 'clip', {'name': 'text', 'width': 128}
+    run = describe(configs.finish(of, 'smoke').to_dict(), 1000, 0)
+    batch = {'views': (np.zeros((2, 16, 16, 3), np.uint8), np.zeros((2, 77), np.int32))}
+    params, _ = jax.eval_shape(run.method.init, jax.random.key(0), batch)
+    assert params['text_encoder']['pos_embed'].shape == (77, 64)
+    of.text_encoder.name = 'txt'
+    with pytest.raises(Problem, match=r"^config\.text_encoder\.name='txt' is not in .* \"text\"\?"):
+        describe(of.to_dict(), 1000, 0)
 
 
 def test_an_evaluation_has_the_largest_size_of_the_views():

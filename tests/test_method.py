@@ -102,6 +102,10 @@ def test_an_unknown_name_is_answered_with_the_nearest_and_all_there_are():
     assert 'did you mean' not in line
     assert 'convnet' in line.split('Known: ')[1]
     assert 'config.method.name=None' in problem(load_method, temperature=0.5)
+    line = problem(lambda: load('clr_jax.encoders', {'name': 'txt'}, 'text_encoder'))
+    assert line.startswith("config.text_encoder.name='txt' is not in clr_jax/encoders/: did you ")
+    line = problem(lambda: load('clr_jax.encoders', {'name': 'text', 'deep': 1}, 'text_encoder'))
+    assert line.startswith('config.text_encoder.deep: text has no such setting; ')
 
 
 def test_an_unknown_setting_is_answered_with_the_nearest_and_all_there_are():

@@ -8,8 +8,9 @@ from typing import Any
 import flax.linen as nn
 import jax.numpy as jnp
 
+from clr_jax.encoders.vit import attention, resized
 from clr_jax.entry import Problem
-from clr_jax.networks import BatchNorm, Conv, pool, standardize
+from clr_jax.networks import BatchNorm, Conv, pool, standardize, wide
 
 BLOCKS = {  # depth -> (blocks per stage, whether they are bottlenecks)
     18: ((2, 2, 2, 2), False),
@@ -79,6 +80,34 @@ class Block(nn.Module):
         return nn.relu(x + y)
 
 
+class AttentionPool(nn.Module):
+    """[n, h, w, c] -> [n, width or c], in float32 at least: what one query, the mean of the pixels,
+    finds among them and itself, each at its learned position (Radford et al., 2021;
+    arXiv:2103.00020, section 2.4, and its official code). grid: pixels along each side of the usual
+    image; positions of others are interpolated. width: of an output layer; 0: none."""
+
+    heads: int
+    width: int
+    grid: int
+    dtype: Any
+
+    @nn.compact
+    def __call__(self, x):
+        n, h, w, c = x.shape
+        normal = nn.initializers.normal(c**-0.5)
+        dense = partial(nn.Dense, kernel_init=normal, dtype=self.dtype)
+        learned = self.param('pos_embed', normal, (1, 1 + self.grid**2, c), jnp.float32)
+        x = x.reshape(n, h * w, c)
+        x = jnp.concatenate([wide(x).mean(1, keepdims=True).astype(x.dtype), x], 1)
+        x = x + resized(learned, self.grid, h, w).astype(x.dtype)  # [n, 1 + h w, c]
+        split = lambda y: y.reshape(n, -1, self.heads, c // self.heads)
+        query = split(dense(c, name='query')(x[:, :1]))
+        key, value = (split(dense(c, name=name)(x)) for name in ('key', 'value'))
+        weights = attention(query, key).astype(value.dtype)  # [n, heads, 1, 1 + h w]
+        y = jnp.einsum('nhqk,nkhd->nqhd', weights, value).reshape(n, c)
+        return wide(dense(self.width, name='proj')(y) if self.width else y)
+
+
 class ResNet(nn.Module):
     """[n, s, s, 3] -> [n, 512 * width] (18, 34) or [n, 2048 * width]."""
 
@@ -90,6 +119,10 @@ class ResNet(nn.Module):
     zero_init: bool
     padding: str
     pool_padding: str
+    pooling: str
+    pool_heads: int
+    pool_width: int
+    image_size: int
     mean: tuple[float, ...]
     std: tuple[float, ...]
     bn_groups: int
@@ -117,7 +150,13 @@ class ResNet(nn.Module):
                 shape = channels(64 * 2**i), 2 if i and not j else 1, bottleneck, self.zero_init
                 x = block(*shape, name=f'layer{i + 1}_{j}')(x, rows)
                 # [n, s / 2^(i + 2), ..., 64 * 2^i * width (* 4)]
-        return pool(x)  # [n, d]
+        if self.pooling == 'average':
+            return pool(x)  # [n, d]
+        if x.shape[-1] % self.pool_heads:
+            said = f'encoder.pool_heads={self.pool_heads}: does not divide {x.shape[-1]} channels'
+            raise Problem(said)
+        grid = -(-self.image_size // (8 if self.small_stem else 32))
+        return AttentionPool(self.pool_heads, self.pool_width, grid, self.dtype, name='pool')(x)
 
 
 def resnet(
@@ -130,6 +169,10 @@ def resnet(
     zero_init=True,
     padding='torch',
     pool_padding='torch',
+    pool='average',
+    pool_heads=32,
+    pool_width=0,
+    image_size=224,
     mean=(0.0, 0.0, 0.0),
     std=(1.0, 1.0, 1.0),
     bn_groups=1,
@@ -146,7 +189,11 @@ def resnet(
     convolution of stride 1. Both as in the official SimCLR v2, where sk_ratio=0.0625 implies
     resnet_d; here the two are separate, and its configs set both. zero_init: the last norm of each
     block starts at zero. padding, pool_padding: 'SAME' or 'torch'; the official SimCLR pads
-    convolutions as torch and the max-pool SAME. mean, std: subtracted from and divided into pixels
+    convolutions as torch and the max-pool SAME. pool: 'average', or 'attention' as in CLIP, with
+    pool_heads heads at the positions of images of `image_size` pixels, others' interpolated, and an
+    output layer of pool_width units; 0: none, for CLIP's is the projection that methods/clip.py has
+    anyway. Of CLIP's other changes resnet_d has the stem and the averages in shortcuts, not the
+    average in place of the max-pool and of the stride of 3x3 convolutions. mean, std: subtracted from and divided into pixels
     in 0..1. conv: its form (auto | direct | patches). dtype: of the computation, e.g. bfloat16;
     parameters and statistics stay float32. What does not exist is a `Problem`.
     """
@@ -157,5 +204,15 @@ def resnet(
     for name, value in (('padding', padding), ('pool_padding', pool_padding)):
         if value not in ('SAME', 'torch'):
             raise Problem(f'encoder.{name}={value}: SAME or torch')
+    if pool not in ('average', 'attention'):
+        raise Problem(f'encoder.pool={pool}: average or attention')
+    for name, value, least in (
+        ('pool_heads', pool_heads, 1),
+        ('pool_width', pool_width, 0),
+        ('image_size', image_size, 1),
+    ):
+        if value < least:
+            raise Problem(f'encoder.{name}={value}: at least {least}')
     layout = (depth, width, small_stem, sk_ratio, resnet_d, zero_init, padding, pool_padding)
-    return ResNet(*layout, tuple(mean), tuple(std), bn_groups, conv, dtype)
+    pooling = (pool, pool_heads, pool_width, image_size)
+    return ResNet(*layout, *pooling, tuple(mean), tuple(std), bn_groups, conv, dtype)

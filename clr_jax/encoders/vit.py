@@ -1,8 +1,9 @@
 """Vision Transformers (Dosovitskiy et al., 2020; arXiv:2010.11929) without a classifier, and their
 weights under the names of timm."""
 
+from collections.abc import Callable
 from functools import partial
-from typing import Any
+from typing import Any, NamedTuple
 
 import flax.linen as nn
 import jax
@@ -10,7 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from clr_jax.entry import Problem
-from clr_jax.networks import sown, standardize
+from clr_jax.networks import Dropout, sown, standardize
 
 VARIANTS = {  # width, depth, heads
     'S': (384, 12, 6),
@@ -20,7 +21,22 @@ VARIANTS = {  # width, depth, heads
 }
 # float32 statistics, as Flax has them; the variance not as a difference of two means
 LayerNorm = partial(nn.LayerNorm, epsilon=1e-6, use_fast_variance=False)
-Dense = partial(nn.Dense, kernel_init=nn.initializers.xavier_uniform())
+xavier = nn.initializers.xavier_uniform()
+Dense = partial(nn.Dense, kernel_init=xavier)
+ACTIVATIONS: dict[str, Callable] = {
+    'gelu': partial(nn.gelu, approximate=False),
+    'quick_gelu': lambda x: x * nn.sigmoid(1.702 * x),
+}
+
+
+class Kernels(NamedTuple):
+    """How the kernels of a block begin; so as in MoCo v3 (arXiv:2104.02057)."""
+
+    # queries, keys and values are three matrices [d, d], whose xavier is lecun of [d, 3 d]
+    qkv: Any = nn.initializers.lecun_uniform()
+    proj: Any = xavier
+    fc1: Any = xavier
+    fc2: Any = xavier
 
 
 class PatchEmbed(nn.Module):
@@ -29,6 +45,7 @@ class PatchEmbed(nn.Module):
 
     width: int
     patch: int
+    bias: bool
     dtype: Any
 
     @nn.compact
@@ -40,35 +57,44 @@ class PatchEmbed(nn.Module):
             1.0, 'fan_avg', 'uniform', in_axis=(0, 1, 2), out_axis=3
         )
         kernel = self.param('kernel', xavier, (p, p, c, d), jnp.float32)
-        bias = self.param('bias', nn.initializers.zeros, (d,), jnp.float32)
+        zeros = nn.initializers.zeros
+        bias = self.param('bias', zeros, (d,), jnp.float32) if self.bias else None
         x, kernel, bias = nn.dtypes.promote_dtype(x, kernel, bias, dtype=self.dtype)
         x = x.reshape(n, h // p, p, w // p, p, c)
-        return jnp.einsum('nipjqc,pqcd->nijd', x, kernel) + bias  # [n, h / p, w / p, d]
+        y = jnp.einsum('nipjqc,pqcd->nijd', x, kernel)  # [n, h / p, w / p, d]
+        return y if bias is None else y + bias
 
 
 class Block(nn.Module):
     """[n, t, d] -> [n, t, d]: attention, then two dense layers, each after a norm and beside a
-    shortcut."""
+    shortcut. dropout: of attention weights and of what both branches say."""
 
     heads: int
     hidden: int
     dtype: Any
+    activation: str = 'gelu'
+    dropout: float = 0.0
+    kernels: Kernels = Kernels()
 
     @nn.compact
-    def __call__(self, x, rows, rate):
+    def __call__(self, x, rows, rate, mask):
         n, t, d = x.shape
-        dense = partial(Dense, dtype=self.dtype)
         norm = partial(LayerNorm, dtype=self.dtype)
-        # queries, keys and values are three matrices [d, d], whose xavier is lecun of [d, 3 d]
-        qkv = dense(3 * d, kernel_init=nn.initializers.lecun_uniform(), name='qkv')
-        y = qkv(norm(name='norm1')(x)).reshape(n, t, 3, self.heads, d // self.heads)
-        weights = attention(y[:, :, 0], y[:, :, 1])  # [n, heads, t, t]
+
+        def dense(width, name):
+            init = getattr(self.kernels, name)
+            return nn.Dense(width, dtype=self.dtype, kernel_init=init, name=name)
+
+        y = dense(3 * d, 'qkv')(norm(name='norm1')(x)).reshape(n, t, 3, self.heads, d // self.heads)
+        weights = attention(y[:, :, 0], y[:, :, 1], mask)  # [n, heads, t, t]
         self.sow('intermediates', 'attention', weights)
-        y = jnp.einsum('nhqk,nkhd->nqhd', weights.astype(y.dtype), y[:, :, 2]).reshape(n, t, d)
-        x = x + self.drop(dense(d, name='proj')(y), rows, rate)
-        y = dense(self.hidden, name='fc1')(norm(name='norm2')(x))  # [n, t, hidden]
-        y = dense(d, name='fc2')(nn.gelu(y, approximate=False))
-        return x + self.drop(y, rows, rate), None
+        weights = Dropout(self.dropout)(weights, rows).astype(y.dtype)
+        y = jnp.einsum('nhqk,nkhd->nqhd', weights, y[:, :, 2]).reshape(n, t, d)
+        y = Dropout(self.dropout)(dense(d, 'proj')(y), rows)
+        x = x + self.drop(y, rows, rate)
+        y = dense(self.hidden, 'fc1')(norm(name='norm2')(x))  # [n, t, hidden]
+        y = dense(d, 'fc2')(ACTIVATIONS[self.activation](y))
+        return x + self.drop(Dropout(self.dropout)(y, rows), rows, rate), None
 
     def drop(self, y, rows, rate):
         """Leave out whole branches y [n, t, d] of examples: stochastic depth (Huang et al., 2016).
@@ -82,25 +108,28 @@ class Block(nn.Module):
         return jnp.where(keep[:, None, None], y / (1 - rate), 0).astype(y.dtype)
 
 
-def attention(q, k):
-    """Softmax attention of queries [n, t, heads, d] to keys [n, t, heads, d] -> its weights [n, heads,
-    t, t], in float32 at least."""
+def attention(q, k, mask=None):
+    """Softmax attention of queries [n, q, heads, d] to keys [n, k, heads, d] -> its weights [n, heads,
+    q, k], in float32 at least. mask: which keys a query sees, of a shape that broadcasts to these;
+    each sees one at least. None: all."""
     wide = jnp.promote_types(q.dtype, jnp.float32)
     logits = jnp.einsum('nqhd,nkhd->nhqk', q, k, preferred_element_type=wide)
+    logits = logits if mask is None else jnp.where(mask, logits, -jnp.inf)
     return nn.softmax(logits * q.shape[-1] ** -0.5)
 
 
-def stacked(depth: int, heads: int, hidden: int, dtype, remat=False) -> nn.Module:
+def stacked(depth: int, heads: int, hidden: int, dtype, remat=False, **options) -> nn.Module:
     """`depth` blocks one after the other, their parameters stacked, [depth, ...]: (x, rows, rates of
-    drop-path [depth] or None) -> (x, None). remat: computed again in the backward pass."""
+    drop-path [depth] or None, mask as of `attention`) -> (x, None). remat: computed again in the
+    backward pass. options: others of `Block`."""
     blocks = nn.scan(
         nn.remat(Block, prevent_cse=False) if remat else Block,
         variable_axes={'params': 0, 'intermediates': 0},
         split_rngs={'params': True, 'dropout': True},
-        in_axes=(nn.broadcast, 0),
+        in_axes=(nn.broadcast, 0, nn.broadcast),
         length=depth,
     )
-    return blocks(heads, hidden, dtype, name='blocks')
+    return blocks(heads, hidden, dtype, **options, name='blocks')
 
 
 class ViT(nn.Module):
@@ -116,6 +145,8 @@ class ViT(nn.Module):
     positions: str
     drop_path: float
     token_std: float
+    activation: str
+    pre_norm: bool
     remat: bool
     mean: tuple[float, ...]
     std: tuple[float, ...]
@@ -138,7 +169,8 @@ class ViT(nn.Module):
                 f'encoder.patch={self.patch}: patches do not fill images of {h} x {w} pixels'
             )
         x = standardize(x, self.mean, self.std)
-        x = PatchEmbed(self.width, self.patch, self.dtype, name='patch_embed')(x)
+        cut = PatchEmbed(self.width, self.patch, not self.pre_norm, self.dtype, name='patch_embed')
+        x = cut(x)
         positions = self.encode(*x.shape[1:3])  # [1, t, d]
         x = x.reshape(n, -1, self.width)
         first = int(self.pool == 'token')
@@ -150,10 +182,12 @@ class ViT(nn.Module):
             token = self.param('cls_token', normal, (1, 1, self.width), jnp.float32)
             token = token.astype(x.dtype) + positions[:, :1].astype(x.dtype)
             x = jnp.concatenate([jnp.broadcast_to(token, (n, 1, self.width)), x], 1)
+        if self.pre_norm:
+            x = LayerNorm(dtype=self.dtype, name='norm_pre')(x)
         dropping = rows is not None and self.drop_path > 0
         rates = jnp.linspace(0, self.drop_path, self.depth) if dropping else None
-        blocks = stacked(self.depth, self.heads, self.hidden, self.dtype, self.remat)
-        x, _ = blocks(x, rows, rates)
+        layout = self.depth, self.heads, self.hidden, self.dtype, self.remat
+        x, _ = stacked(*layout, activation=self.activation)(x, rows, rates, None)
         # without a dtype it is in that of its parameters, float32, or a wider one
         return LayerNorm(name='norm')(x)
 
@@ -164,11 +198,18 @@ class ViT(nn.Module):
             return jnp.pad(sincos(height, width, self.width), ((token, 0), (0, 0)))[None]
         shape = (1, token + self.grid**2, self.width)
         learned = self.param('pos_embed', nn.initializers.normal(0.02), shape, jnp.float32)
-        if (height, width) == (self.grid, self.grid):
-            return learned
-        grid = learned[:, token:].reshape(1, self.grid, self.grid, -1)
-        grid = jax.image.resize(grid, (1, height, width, self.width), 'bicubic')
-        return jnp.concatenate([learned[:, :token], grid.reshape(1, -1, self.width)], 1)
+        return resized(learned, self.grid, height, width)
+
+
+def resized(learned, grid: int, height: int, width: int):
+    """Learned positions of tokens and then of a square grid, [1, t, d], for a grid of another size:
+    bicubic with a = -1/2, antialiased."""
+    if (height, width) == (grid, grid):
+        return learned
+    tokens, d = learned.shape[1] - grid**2, learned.shape[-1]
+    square = learned[:, tokens:].reshape(1, grid, grid, d)
+    square = jax.image.resize(square, (1, height, width, d), 'bicubic')
+    return jnp.concatenate([learned[:, :tokens], square.reshape(1, -1, d)], 1)
 
 
 def sincos(height: int, width: int, d: int):
@@ -200,6 +241,8 @@ def vit(
     drop_path=0.0,
     mlp_ratio=4.0,
     token_std=0.02,
+    activation='gelu',
+    pre_norm=False,
     remat=False,
     width=0,
     depth=0,
@@ -218,7 +261,8 @@ def vit(
     image_size means nothing.
     drop_path: the rate of the last block's stochastic depth, from 0 at the first rising linearly.
     mlp_ratio: hidden units of a block for each of its width. token_std: of the class token when it
-    begins (MoCo v3: 1e-6). remat: compute each block again in the backward pass, for less memory.
+    begins (MoCo v3: 1e-6). activation: 'gelu' or 'quick_gelu', x sigmoid(1.702 x). pre_norm: a norm
+    before the first block too, and patches without a bias; CLIP has both. remat: compute each block again in the backward pass, for less memory.
     mean, std: subtracted from and divided into pixels in 0..1. bn_groups: every encoder is given
     it; here it does nothing, for there is no batch norm. dtype: of the computation, e.g. bfloat16;
     parameters, attention weights and norms' statistics are float32.
@@ -231,6 +275,7 @@ def vit(
     for name, value, known in (
         ('pool', pool, ('token', 'average')),
         ('positions', positions, ('learned', 'sincos')),
+        ('activation', activation, tuple(ACTIVATIONS)),
     ):
         if value not in known:
             raise Problem(f'encoder.{name}={value}: {" or ".join(known)}')
@@ -263,6 +308,8 @@ def vit(
         positions=positions,
         drop_path=drop_path,
         token_std=token_std,
+        activation=activation,
+        pre_norm=pre_norm,
         remat=remat,
         mean=tuple(mean),
         std=tuple(std),
@@ -272,7 +319,7 @@ def vit(
 
 # Our names and timm's, whose layers of a block come one by one, 'blocks.{i}.norm1' and so on.
 ALONE = ('cls_token', 'pos_embed')
-OUTER = {'patch_embed': 'patch_embed.proj', 'norm': 'norm'}
+OUTER = {'patch_embed': 'patch_embed.proj', 'norm_pre': 'norm_pre', 'norm': 'norm'}
 INNER = {
     'norm1': 'norm1',
     'qkv': 'attn.qkv',
@@ -292,7 +339,7 @@ def to_timm(params) -> dict[str, np.ndarray]:
     One of pool 'average' is timm's with class_token=False, global_pool='avg', fc_norm=False. Fixed
     positions are no parameters, so not among them.
     """
-    layers = {theirs: params[ours] for ours, theirs in OUTER.items()}
+    layers = {theirs: params[ours] for ours, theirs in OUTER.items() if ours in params}
     for ours, theirs in INNER.items():
         for i in range(len(params['blocks'][ours]['bias'])):
             layers[f'blocks.{i}.{theirs}'] = {k: x[i] for k, x in params['blocks'][ours].items()}
@@ -300,7 +347,8 @@ def to_timm(params) -> dict[str, np.ndarray]:
     for name, layer in layers.items():
         weight = np.asarray(layer['scale' if 'scale' in layer else 'kernel'])
         weights[f'{name}.weight'] = weight.transpose(TO_TIMM[weight.ndim])
-        weights[f'{name}.bias'] = np.asarray(layer['bias'])
+        if 'bias' in layer:
+            weights[f'{name}.bias'] = np.asarray(layer['bias'])
     return weights
 
 
@@ -309,19 +357,24 @@ def from_timm(weights):
     by name, without its classifier. A Problem names what makes them another network's."""
     depth = len({name.split('.')[1] for name in weights if name.startswith('blocks.')})
     inner = {ours: [f'blocks.{i}.{theirs}' for i in range(depth)] for ours, theirs in INNER.items()}
-    names = [*OUTER.values(), *sum(inner.values(), [])]
+    pre_norm = 'norm_pre.weight' in weights
+    outer = {ours: theirs for ours, theirs in OUTER.items() if pre_norm or ours != 'norm_pre'}
+    names = [*outer.values(), *sum(inner.values(), [])]
     known = {f'{name}.{kind}' for name in names for kind in ('weight', 'bias')}
+    known -= {'patch_embed.proj.bias'} if pre_norm else set()
     found = {name for name in weights if name not in ALONE and not name.startswith('head.')}
     if found != known or not depth:
         which = ', '.join(sorted(found ^ known)[:3]) or 'blocks'
         raise Problem(f'these are not the weights of a ViT, which differ in {which}')
 
     def layer(name):
-        weight, bias = (np.asarray(weights[f'{name}.{kind}']) for kind in ('weight', 'bias'))
+        weight = np.asarray(weights[f'{name}.weight'])
         kind = 'scale' if weight.ndim == 1 else 'kernel'
-        return {kind: weight.transpose(FROM_TIMM[weight.ndim]), 'bias': bias}
+        made = {kind: weight.transpose(FROM_TIMM[weight.ndim])}
+        bias = f'{name}.bias'
+        return made | ({'bias': np.asarray(weights[bias])} if bias in weights else {})
 
     stack = lambda names: jax.tree.map(lambda *x: np.stack(x), *map(layer, names))
     alone = {name: np.asarray(weights[name]) for name in ALONE if name in weights}
-    outer = {ours: layer(theirs) for ours, theirs in OUTER.items()}
-    return alone | outer | {'blocks': {ours: stack(names) for ours, names in inner.items()}}
+    layers = {ours: layer(theirs) for ours, theirs in outer.items()}
+    return alone | layers | {'blocks': {ours: stack(names) for ours, names in inner.items()}}

@@ -12,7 +12,8 @@ from flax.traverse_util import flatten_dict
 from jax.sharding import PartitionSpec as P
 
 from clr_jax import networks, parallel
-from clr_jax.encoders.resnet import BLOCKS, Block, SelectiveKernel, resnet
+from clr_jax.encoders.resnet import BLOCKS, AttentionPool, Block, SelectiveKernel, resnet
+from clr_jax.encoders.vit import resized
 from clr_jax.entry import CONFIG, Problem
 from clr_jax.networks import BatchNorm, Conv, Network
 from tests import oracles
@@ -518,6 +519,85 @@ def test_the_two_paddings_differ_on_even_sizes_only():
     jax.tree.map(np.testing.assert_array_equal, torch, same)
 
 
+# Attention instead of the average
+
+
+def pooled(x, p, heads):
+    """One query, the mean of the pixels, attends to itself and them, head by head. x: [n, h, w, c]."""
+    c = x.shape[-1]
+    found = []
+    for image in x:
+        pixels = image.reshape(-1, c)
+        tokens = np.concatenate([[pixels.mean(0)], pixels]) + p['pos_embed'][0]
+        query = tokens[0] @ p['query']['kernel'] + p['query']['bias']
+        said = []
+        for head in np.split(np.arange(c), heads):
+            key, value = (
+                tokens @ p[name]['kernel'][:, head] + p[name]['bias'][head]
+                for name in ('key', 'value')
+            )
+            weight = np.exp(key @ query[head] / np.sqrt(len(head)))
+            said.append(weight @ value / weight.sum())
+        y = np.concatenate(said)
+        found.append(y @ p['proj']['kernel'] + p['proj']['bias'] if 'proj' in p else y)
+    return np.stack(found)
+
+
+def attending(width, dtype=None):
+    """-> (module, parameters that are noise) for a grid of 3 x 3 pixels of 8 channels."""
+    module, rng = AttentionPool(2, width, 3, dtype), np.random.default_rng(0)
+    like = jax.eval_shape(lambda: module.init(jax.random.key(0), jnp.zeros((1, 3, 3, 8))))
+    return module, jax.tree.map(lambda leaf: rng.normal(size=leaf.shape), like['params'])
+
+
+PIXELS = np.random.default_rng(1).normal(size=(4, 3, 3, 8))
+
+
+@pytest.mark.parametrize('width', [0, 5])
+def test_attention_pooling_and_its_slopes_are_those_of_the_equations(float64, width):
+    module, params = attending(width)
+    slope = jax.tree.map(lambda p: p[::-1] / 3, params)
+    apply = lambda p: module.apply({'params': p}, PIXELS)
+    h, along = jax.jit(lambda p, v: jax.jvp(apply, (p,), (v,)))(params, slope)
+    assert h.shape == (4, width or 8)
+    assert_close(h, pooled(PIXELS, params, 2), 1e-13)
+    moved = lambda e: pooled(PIXELS, jax.tree.map(lambda p, v: p + e * v, params, slope), 2)
+    assert_close(along, (moved(1e-5) - moved(-1e-5)) / 2e-5, 1e-7)
+
+
+def test_attention_pooling_knows_places_and_resizes_them_for_other_grids(float64):
+    module, params = attending(0)
+    apply = lambda x: module.apply({'params': params}, x)
+    assert np.abs(apply(PIXELS[:, ::-1]) - apply(PIXELS)).max() > 1e-2
+    wide = np.concatenate([PIXELS, PIXELS[:, :, :1]], 2)  # 3 x 4
+    other = params | {'pos_embed': resized(params['pos_embed'], 3, 3, 4)}
+    assert other['pos_embed'].shape == (1, 13, 8)
+    np.testing.assert_array_equal(other['pos_embed'][:, 0], params['pos_embed'][:, 0])
+    assert_close(apply(wide), pooled(wide, other, 2), 1e-13)
+
+
+def test_attention_pooling_in_bfloat16_is_that_in_float64_rounded():
+    module, params = attending(5, jnp.bfloat16)
+    h = module.apply({'params': params}, PIXELS.astype(jnp.bfloat16))
+    assert h.dtype == jnp.float32
+    assert_close(h, pooled(PIXELS, params, 2), 0.05)
+
+
+def test_a_network_pools_by_attention():
+    params, _, h, _ = shapes(depth=50, pool='attention', pool_width=1024, image_size=64)
+    assert h.shape == (2, 1024)
+    assert h.dtype == jnp.float32
+    own = params.pop('pool')
+    assert own['pos_embed'].shape == (1, 5, 2048)
+    assert count(params) == parameters(50)
+    params = shapes(depth=18, pool='attention', small_stem=True, image_size=60)[0]
+    assert params['pool']['pos_embed'].shape == (1, 65, 512)
+    assert params['pool'].keys() == {'pos_embed', 'query', 'key', 'value'}
+    with pytest.raises(Problem) as problem:
+        shapes(depth=18, pool='attention', pool_heads=3)
+    assert str(problem.value) == 'encoder.pool_heads=3: does not divide 512 channels'
+
+
 @pytest.mark.parametrize(
     ('option', 'value', 'message'),
     [
@@ -526,6 +606,10 @@ def test_the_two_paddings_differ_on_even_sizes_only():
         ('sk_ratio', 16, 'encoder.sk_ratio=16: from 0, no selective kernels, to 1'),
         ('padding', 'VALID', 'encoder.padding=VALID: SAME or torch'),
         ('pool_padding', 'same', 'encoder.pool_padding=same: SAME or torch'),
+        ('pool', 'max', 'encoder.pool=max: average or attention'),
+        ('pool_heads', 0, 'encoder.pool_heads=0: at least 1'),
+        ('pool_width', -1, 'encoder.pool_width=-1: at least 0'),
+        ('image_size', 0, 'encoder.image_size=0: at least 1'),
     ],
 )
 def test_a_wrong_option_is_a_problem_of_one_line(option, value, message):

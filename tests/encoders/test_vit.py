@@ -116,10 +116,15 @@ def place(row, column, d):
     return np.concatenate([f(a) for a in angles for f in (np.sin, np.cos)])
 
 
-def forward(x, p, heads, pool):
+def quick_gelu(x):
+    return x / (1 + np.exp(-1.702 * x))
+
+
+def forward(x, p, heads, pool, activation=gelu):
     """Dosovitskiy et al., 2020, eqs. 1 to 4, with fixed positions -> (features, attention of the last
-    block [n, heads, t, t]). x: [n, h, w, 3]; p: ours."""
-    kernel, bias = p['patch_embed']['kernel'], p['patch_embed']['bias']
+    block [n, heads, t, t]). x: [n, h, w, 3]; p: ours, with a norm before the blocks if it has one
+    (Radford et al., 2021, section 2.4)."""
+    kernel, bias = p['patch_embed']['kernel'], p['patch_embed'].get('bias', 0)
     size, d = kernel.shape[0], kernel.shape[-1]
     of = lambda layer, i: {name: leaf[i] for name, leaf in p['blocks'][layer].items()}
     dense = lambda y, layer: y @ layer['kernel'] + layer['bias']
@@ -132,6 +137,7 @@ def forward(x, p, heads, pool):
                 patch = image[i * size : (i + 1) * size, j * size : (j + 1) * size]
                 tokens.append(np.tensordot(patch, kernel, 3) + bias + place(i, j, d))
         z = np.stack(tokens)  # [t, d]
+        z = norm(z, p['norm_pre']) if 'norm_pre' in p else z
         for i in range(len(p['blocks']['qkv']['bias'])):
             qkv = dense(norm(z, of('norm1', i)), of('qkv', i))
             outputs, weights = [], []
@@ -144,7 +150,7 @@ def forward(x, p, heads, pool):
                 weights.append(a / a.sum(1, keepdims=True))
                 outputs.append(weights[-1] @ v)
             z = z + dense(np.concatenate(outputs, 1), of('proj', i))
-            z = z + dense(gelu(dense(norm(z, of('norm2', i)), of('fc1', i))), of('fc2', i))
+            z = z + dense(activation(dense(norm(z, of('norm2', i)), of('fc1', i))), of('fc2', i))
         z = norm(z, p['norm'])
         features.append(z[0] if pool == 'token' else z.mean(0))
         attention.append(weights)
@@ -177,6 +183,23 @@ def test_features_and_slopes_with_fixed_positions_are_those_of_the_equations(flo
     # the slope of all features along one direction in all parameters
     moved = lambda e: oracle(jax.tree.map(lambda p, v: p + e * v, params, slope))
     assert_close(along, (moved(1e-5) - moved(-1e-5)) / 2e-5, 1e-7)
+
+
+def test_the_vit_of_clip_has_a_norm_before_its_blocks_and_a_quick_gelu(float64):
+    options = {'positions': 'sincos', 'pre_norm': True, 'activation': 'quick_gelu'}
+    params = noise(**options)
+    assert params['patch_embed'].keys() == {'kernel'}
+    h = evaluate(params, X, **options)
+    assert_close(h, forward(X, params, TINY['heads'], 'token', quick_gelu)[0], 1e-13)
+    assert np.abs(evaluate(params, X, positions='sincos', pre_norm=True) - h).max() > 1e-4
+
+
+def test_weights_of_the_vit_of_clip_go_to_timm_and_back():
+    ours = noise(pre_norm=True)
+    theirs = to_timm(ours)
+    assert {'norm_pre.weight', 'norm_pre.bias'} <= theirs.keys()
+    assert 'patch_embed.proj.bias' not in theirs
+    jax.tree.map(np.testing.assert_array_equal, from_timm(theirs), ours)
 
 
 @pytest.mark.parametrize('remat', [False, True])
@@ -402,6 +425,7 @@ def test_it_begins_as_moco_v3_says():
         ({'variant': 'T'}, 'variant=T: a vit has one of S, B, L, H'),
         ({'pool': 'max'}, 'pool=max: token or average'),
         ({'positions': 'none'}, 'positions=none: learned or sincos'),
+        ({'activation': 'relu'}, 'activation=relu: gelu or quick_gelu'),
         ({'width': -1}, "width=-1: at least 1, or 0 for the variant's"),
         ({'depth': -1}, "depth=-1: at least 1, or 0 for the variant's"),
         ({'heads': -1}, "heads=-1: at least 1, or 0 for the variant's"),
