@@ -82,12 +82,14 @@ class Block(nn.Module):
         return jnp.where(keep[:, None, None], y / (1 - rate), 0).astype(y.dtype)
 
 
-def attention(q, k):
-    """Softmax attention of queries [n, t, heads, d] to keys [n, t, heads, d] -> its weights [n, heads,
-    t, t], in float32 at least."""
+def attention(q, k, mask=None):
+    """Softmax attention of queries [n, t, heads, d] to keys [n, t, heads, d], all or those in `mask`
+    [n, t] -> its weights [n, heads, t, t], in float32 at least."""
     wide = jnp.promote_types(q.dtype, jnp.float32)
-    logits = jnp.einsum('nqhd,nkhd->nhqk', q, k, preferred_element_type=wide)
-    return nn.softmax(logits * q.shape[-1] ** -0.5)
+    logits = jnp.einsum('nqhd,nkhd->nhqk', q, k, preferred_element_type=wide) * q.shape[-1] ** -0.5
+    if mask is not None:  # finite, so that a row without any key is not NaN
+        logits = jnp.where(mask[:, None, None], logits, jnp.finfo(wide).min)
+    return nn.softmax(logits)
 
 
 def stacked(depth: int, heads: int, hidden: int, dtype, remat=False) -> nn.Module:
@@ -325,3 +327,7 @@ def from_timm(weights):
     alone = {name: np.asarray(weights[name]) for name in ALONE if name in weights}
     outer = {ours: layer(theirs) for ours, theirs in OUTER.items()}
     return alone | outer | {'blocks': {ours: stack(names) for ours, names in inner.items()}}
+
+
+# What `config.pretrained.weights` is read by.
+from_weights, to_weights = from_timm, to_timm
