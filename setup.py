@@ -11,6 +11,7 @@ VERSION = SOURCE.split("__version__ = '")[1].split("'")[0]
 LINUX_X86 = 'platform_system == "Linux" and platform_machine == "x86_64"'
 ELSEWHERE = 'platform_system != "Linux" or platform_machine != "x86_64"'
 
+TEXT = ['tokenizers>=0.23']
 NOTEBOOKS = ['ipykernel>=7.4', 'jupytext>=1.19', 'matplotlib>=3.11', 'nbclient>=0.11']
 
 setup(
@@ -30,6 +31,7 @@ setup(
         'numpy>=2.4',
         'optax>=0.2.8,<0.3',
         'orbax-checkpoint>=0.12.8,<0.13',
+        'safetensors>=0.8',
         'scikit-learn>=1.9',
         'tensorboard>=2.21',  # likewise clu
         'tensorflow-datasets>=4.9.10',
@@ -38,8 +40,10 @@ setup(
     ],
     extras_require={
         'tpu': ['jax[tpu]>=0.10.2,<0.13'],
+        'text': TEXT,
         'notebooks': NOTEBOOKS,
         'dev': [
+            *TEXT,
             *NOTEBOOKS,
             'mypy>=2.4',
             'pre-commit>=4.7',

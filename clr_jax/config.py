@@ -40,8 +40,11 @@ def default() -> ConfigDict:
     )
     config.groups = ConfigDict()  # of parameters, with settings of their own: optimizers.py
     config.probe = ConfigDict({'learning_rate': 1e-3})  # the online linear probe; 0 leaves it out
-    # parts of another run to start from; step -1: the latest
-    config.pretrained = ConfigDict({'workdir': '', 'step': -1, 'parts': ('encoder',)})
+    # what to start from: parts of another run (step -1: the latest), or a safetensors file of an
+    # encoder's weights (weights.py)
+    config.pretrained = ConfigDict(
+        {'workdir': '', 'step': -1, 'parts': ('encoder',), 'weights': ''}
+    )
     config.teacher = ConfigDict({'workdir': '', 'step': -1})  # another run, for distillation
     config.evaluation = ConfigDict(
         {'size': 0, 'crop': 1.0, 'every': 0, 'train_examples': 10000, 'test_examples': 10000}
@@ -94,6 +97,7 @@ def smoke(config: ConfigDict) -> ConfigDict:
     }
     config.data, config.subset = ConfigDict({'name': made[kinds]}), default().subset
     config.tokenizer.update(path='', vocabulary=512)
+    config.pretrained.weights = ''  # of another size
     shrink = 4.0 / config.epochs
     ratio = config.unlabelled.batch_size / config.batch_size
     config.batch_size, config.epochs, config.steps = 64, 4.0, 0
@@ -109,7 +113,10 @@ def smoke(config: ConfigDict) -> ConfigDict:
         'alexnet': {'width': 0.125, 'hidden': 64},
         'vgg': {'width': 0.125, 'hidden': 64},
         'vit': {'width': 64, 'depth': 2, 'heads': 4, 'patch': 4, 'image_size': 16},
-        'text': {'width': 64, 'depth': 2, 'heads': 4},
+        'text': {'width': 64, 'depth': 2, 'heads': 4, 'vocabulary': 512},
+        'bert': {'width': 64, 'depth': 2, 'heads': 4, 'hidden': 128, 'vocabulary': 512},
+        'pixel': {'widths': (8, 8, 8, 8)},
+        'wide_resnet': {'depth': 10, 'width': 1},
     }
     for section in (config.encoder, config.text_encoder):
         section.update(small.get(section.get('name'), {}))

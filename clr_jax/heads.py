@@ -68,6 +68,19 @@ def plain(dims, dtype=None) -> MLP:
     return MLP(tuple(dims), **linear, kernel_std=0.0, dtype=dtype)
 
 
+class Tanh(nn.Module):
+    """[n, d] -> [n, d]: a dense layer and tanh, the head of BERT and SimCSE; its weights begin as
+    BERT's, normal of standard deviation 0.02."""
+
+    dtype: Any = None
+
+    @nn.compact
+    def __call__(self, x, rows):
+        normal = nn.initializers.normal(0.02)
+        dense = nn.Dense(x.shape[-1], kernel_init=normal, dtype=self.dtype, name='dense')
+        return nn.tanh(dense(x))
+
+
 class WeightNormed(nn.Module):
     """A dense layer without bias, [n, d] -> [n, dim] in float32 at least, whose columns have length
     1, or learned lengths that begin at 1 (Salimans & Kingma, 2016; arXiv:1602.07868)."""

@@ -23,6 +23,7 @@ from clr_jax.health import health
 from clr_jax.log import Log, say
 from clr_jax.method import Method, check_keywords, load, make_time
 from clr_jax.probe import probed
+from clr_jax.weights import encoder_weights
 
 
 class TrainState(NamedTuple):
@@ -322,10 +323,19 @@ def with_teacher(config: dict, workdir) -> dict:
 
 
 def others(config: dict, run: Run, mesh):
-    """What a method's `init` takes from other runs, or None: the parts that config.pretrained names,
-    checked against those of this run, and the teacher's (params, state)."""
+    """What a method's `init` takes from elsewhere, or None: the parts of another run that
+    config.pretrained names, or its file of an encoder's weights, checked against those of this run,
+    and the teacher's (params, state)."""
     taken: dict = {'params': {}, 'batch_stats': {}}
     workdir, step, parts = (config['pretrained'][key] for key in ('workdir', 'step', 'parts'))
+    file = config['pretrained']['weights']
+    if file and workdir:
+        raise Problem('config.pretrained: either a workdir or a file of weights, not both')
+    if file:
+        new = state_shapes(run, mesh)
+        like = jax.eval_shape(run.method.variables, new.params, new.state)['params']['encoder']
+        encoder = load('clr_jax.encoders', config['encoder'])
+        taken['params']['encoder'] = encoder_weights(file, encoder, like)
     if workdir:
         other, ts, step = restore(workdir, step)
         taken = networks.select(other.method.variables(ts.params, ts.state), parts)

@@ -152,15 +152,19 @@ def sup_con(z, label, temperature):
     return np.mean(losses)
 
 
-def info_nce(query, key, temperature, negatives=None, score=np.dot):
-    """Van den Oord et al., 2018, eq. 4: among the keys, or the own key and `negatives` [K, d].
+def info_nce(query, key, temperature, negatives=None, score=np.dot, hard=None, hard_weight=0.0):
+    """Van den Oord et al., 2018, eq. 4: among the keys, or the own key and `negatives` [K, d], and the
+    `hard` negatives of all rows [B, d].
 
     score: of one query and one key.
     """
     losses = []
     for n, q in enumerate(query):
         candidates, target = (key, n) if negatives is None else ([key[n], *negatives], 0)
-        losses.append(cross_entropy([score(q, k) / temperature for k in candidates], target))
+        logits = [score(q, k) / temperature for k in candidates]
+        for m, k in enumerate([] if hard is None else hard):
+            logits.append(score(q, k) / temperature + (hard_weight if m == n else 0))
+        losses.append(cross_entropy(logits, target))
     return np.mean(losses)
 
 

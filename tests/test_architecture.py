@@ -83,12 +83,12 @@ def test_methods_import_no_method_and_flags_stay_in_entry_points():
             ], path
 
 
-def test_tensorflow_and_orbax_are_imported_late():
+def test_slow_and_optional_libraries_are_imported_late():
     for path in SOURCES:
         for node in ast.parse(path.read_text()).body:  # module level
             modules = [alias.name for alias in node.names] if isinstance(node, ast.Import) else []
             modules += [node.module] if isinstance(node, ast.ImportFrom) else []
-            late = {'tensorflow', 'tensorflow_datasets', 'orbax', 'clu'}
+            late = {'tensorflow', 'tensorflow_datasets', 'orbax', 'clu', 'tokenizers'}
             assert not late & {module.split('.')[0] for module in modules}, path
 
 

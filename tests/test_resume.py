@@ -311,7 +311,7 @@ def parts_of(run, ts, parts):
 
 def starting_from(workdir, parts=('encoder',), **changes) -> dict:
     """The config of the straight run, begun with another seed from parts of what is in `workdir`."""
-    pretrained = {'workdir': str(workdir), 'step': -1, 'parts': parts}
+    pretrained = {'workdir': str(workdir), 'step': -1, 'parts': parts, 'weights': ''}
     return configs.saved(workdir) | {'seed': 7, 'pretrained': pretrained} | changes
 
 

@@ -111,10 +111,11 @@ class Block(nn.Module):
 def attention(q, k, mask=None):
     """Softmax attention of queries [n, q, heads, d] to keys [n, k, heads, d] -> its weights [n, heads,
     q, k], in float32 at least. mask: which keys a query sees, of a shape that broadcasts to these;
-    each sees one at least. None: all."""
+    one that sees none looks everywhere. None: all."""
     wide = jnp.promote_types(q.dtype, jnp.float32)
     logits = jnp.einsum('nqhd,nkhd->nhqk', q, k, preferred_element_type=wide)
-    logits = logits if mask is None else jnp.where(mask, logits, -jnp.inf)
+    # finite, so that a query without any key is not NaN
+    logits = logits if mask is None else jnp.where(mask, logits, jnp.finfo(wide).min)
     return nn.softmax(logits * q.shape[-1] ** -0.5)
 
 
@@ -378,3 +379,7 @@ def from_timm(weights):
     alone = {name: np.asarray(weights[name]) for name in ALONE if name in weights}
     layers = {ours: layer(theirs) for ours, theirs in outer.items()}
     return alone | layers | {'blocks': {ours: stack(names) for ours, names in inner.items()}}
+
+
+# What `config.pretrained.weights` is read by.
+from_weights, to_weights = from_timm, to_timm

@@ -205,35 +205,54 @@ def sup_con(z, label, temperature=0.1, *, base_temperature=None, chunk=None):
 # Pairs
 
 
-def info_nce(query, key, temperature=0.1, *, negatives=None, score=None, chunk=None):
+def info_nce(
+    query,
+    key,
+    temperature=0.1,
+    *,
+    negatives=None,
+    hard=None,
+    hard_weight=0.0,
+    score=None,
+    chunk=None,
+):
     """InfoNCE (van den Oord et al., 2018, eq. 4). query: [b, d], key: [b, e], row by row a positive.
 
     The candidates of a query are the keys of the global batch, or its own key and the rows of
     `negatives` [K, e]. score(query [m, d], key [n, e]) -> [m, n] is the log of the paper's f, of a
     context and what it predicts; the default is the dot product (e = d), of rows as they are: pass
     unit vectors for cosine similarities. `bilinear` and `critic` have parameters to learn. `chunk`
-    is for dot products with the keys of the batch.
+    is for dot products with the keys of the batch alone.
+
+    hard: [b, e], further keys, each the negative of its row and candidates of every query of the
+    global batch; hard_weight is added to the logit of a query and its own (SimCSE; Gao et al.,
+    2021, whose weight is its exponential).
 
     >>> print(f'{info_nce(jnp.zeros((8, 4)), jnp.eye(8, 4)):.4f}, log 8 is {jnp.log(8):.4f}')
     2.0794, log 8 is 2.0794
     """
     query, key = wide(query), wide(key)
-    if negatives is None and score is None:
+    if negatives is None and hard is None and score is None:
         if columns := chunked.size(len(query), chunk):
             scaled = query / temperature
             lse = chunked.log_sum_exp(scaled, parallel.gather(key), columns)  # [b]
             return (lse - (scaled * key).sum(1)).mean()
     elif chunk is not None:
-        raise ValueError(f'chunk={chunk}: not with negatives or a score of your own')
+        raise ValueError(f'chunk={chunk}: not with other negatives or a score of your own')
     score = score or (lambda query, key: parallel.score(key, query))
+    mine = parallel.positions(len(query))
     if negatives is None:
-        logits = score(query, parallel.gather(key))  # [b, B]
-        target = parallel.positions(len(query))
+        logits = score(query, parallel.gather(key)) / temperature  # [b, B]
+        target = mine
     else:
         positive = jax.vmap(lambda q, k: score(q[None], k[None])[0])(query, key)  # [b, 1]
-        logits = jnp.concatenate([positive, score(query, negatives)], 1)  # [b, 1 + K]
+        logits = jnp.concatenate([positive, score(query, negatives)], 1) / temperature  # [b, 1 + K]
         target = jnp.zeros(len(query), jnp.int32)
-    return optax.softmax_cross_entropy_with_integer_labels(logits / temperature, target).mean()
+    if hard is not None:
+        against = score(query, parallel.gather(wide(hard))) / temperature  # [b, B]
+        own = mine[:, None] == jnp.arange(against.shape[1])
+        logits = jnp.concatenate([logits, against + hard_weight * own], 1)
+    return optax.softmax_cross_entropy_with_integer_labels(logits, target).mean()
 
 
 def clip(image, text, log_scale, *, chunk=None):

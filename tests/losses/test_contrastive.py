@@ -45,6 +45,7 @@ TEMPERATURE = 0.3
 Z, QUERY, KEY, NEGATIVES = normal(B, 2, D), normal(B, D), normal(B, D, seed=1), normal(K, D, seed=2)
 SIBLINGS = normal(B, 1, D) + 0.3 * normal(B, 2, D, seed=1)  # two views that are alike
 LABEL = np.array([0, 1, 0, -1, 2, 1, 0, -1])  # one example is alone in its class, two have none
+HARD = normal(B, D, seed=5)
 CONTEXT = normal(B, D + 2, seed=3)  # of another width than its key
 # kernel1, bias1, kernel2; bias2 is in all scores of a softmax, which it does not change
 PERCEPTRON = [0.5 * normal(*shape, seed=4) for shape in [(2 * D + 2, 4), (4,), (4, 1)]]
@@ -147,6 +148,17 @@ CASES = {
         lambda q, k, n: info_nce(q, k, TEMPERATURE, negatives=n),
         lambda q, k, n: oracles.info_nce(q, k, TEMPERATURE, n),
         (QUERY, KEY, NEGATIVES),
+        whole=(2,),
+    ),
+    'info_nce with hard negatives': Case(
+        lambda q, k, hard: info_nce(q, k, TEMPERATURE, hard=hard, hard_weight=0.7),
+        lambda q, k, hard: oracles.info_nce(q, k, TEMPERATURE, hard=hard, hard_weight=0.7),
+        (QUERY, KEY, HARD),
+    ),
+    'info_nce with negatives and hard ones': Case(
+        lambda q, k, n, hard: info_nce(q, k, TEMPERATURE, negatives=n, hard=hard),
+        lambda q, k, n, hard: oracles.info_nce(q, k, TEMPERATURE, n, hard=hard),
+        (QUERY, KEY, NEGATIVES, HARD),
         whole=(2,),
     ),
     'info_nce of a bilinear form': Case(
