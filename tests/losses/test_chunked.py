@@ -206,5 +206,5 @@ def test_a_chunk_is_a_number_of_columns():
     with pytest.raises(ValueError, match='chunk=0: a number of columns'):
         nt_xent(Z, chunk=0)
     for how in ({'negatives': KEY}, {'score': bilinear(np.eye(D))}):
-        with pytest.raises(ValueError, match='chunk=4: not with negatives or a score'):
+        with pytest.raises(ValueError, match='chunk=4: not with other negatives or a score'):
             info_nce(QUERY, KEY, chunk=4, **how)
