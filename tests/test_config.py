@@ -179,7 +179,7 @@ def test_a_config_can_change_its_own_smoke_form():
 
 
 def test_a_text_encoder_is_completed_like_an_encoder_and_absent_if_it_is_not_named():
-    assert configs.finish(configs.default()).text_encoder == {}
+    assert configs.finish(configs.default()).text_encoder.to_dict() == {}
     for variant, width in (('', 128), ('smoke', 64)):
         of = configs.default()
         of.text_encoder = {'name': 'text', 'width': 128, 'length': 9}

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from clr_jax.encoders.text import text
+from clr_jax.encoders.vit import vit
 from clr_jax.entry import Problem
 from clr_jax.methods.clip import clip
 from tests.methods import pairs, tiny
@@ -78,6 +79,15 @@ def test_the_scale_begins_at_one_over_the_temperature():
     np.testing.assert_allclose(params['similarity']['log_scale'], 2.6593, atol=1e-4)
     assert params['projector']['dense1'].keys() == {'kernel'}
     assert params['text_projector']['dense1']['kernel'].shape == (6, 512)
+
+
+def test_the_size_of_the_vit_b_32_is_the_published_one():
+    """That of the official model, its notebook says."""
+    image = vit(variant='B', patch=32, pre_norm=True, activation='quick_gelu')
+    views = np.zeros((1, 224, 224, 3), np.uint8), np.zeros((1, 77), np.int32)
+    init = lambda: clip(image, text()).init(jax.random.key(0), {'views': views})
+    params, _ = jax.eval_shape(init)
+    assert sum(x.size for x in jax.tree.leaves(params)) == 151_277_313
 
 
 def test_features_are_of_images_texts_or_both():
