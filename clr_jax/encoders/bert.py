@@ -152,7 +152,8 @@ def bert(
     bfloat16; parameters, attention weights and norms' statistics are float32.
     """
     known([pool], POOLS, 'encoder.pool')
-    known([cutoff], ('', *CUTOFFS), 'encoder.cutoff')
+    if cutoff:
+        known([cutoff], CUTOFFS, 'encoder.cutoff')
     sizes = {'width': width, 'depth': depth, 'heads': heads, 'hidden': hidden, 'length': length}
     for name, value in sizes.items():
         if value < 1:

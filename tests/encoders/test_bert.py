@@ -303,7 +303,7 @@ def test_bfloat16_computes_products_alone():
         ({'pool': 'max'}, 'encoder.pool: no "max"; Known: cls, first_last, mean'),
         (
             {'cutoff': 'tokens'},
-            'encoder.cutoff: no "tokens"; did you mean "token"? Known: , feature, span, token',
+            'encoder.cutoff: no "tokens"; did you mean "token"? Known: feature, span, token',
         ),
     ],
 )
