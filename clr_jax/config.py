@@ -134,6 +134,7 @@ def _small(views: ConfigDict):
     sizes = {name: view.get('size', 224) for name, view in images.items()}
     for name, view in images.items():
         view.size = max(8, round(4 * sizes[name] / max(sizes.values())) * 4)
+        view.cutout = view.get('cutout', 0) * view.size // sizes[name]
     least = {'text': {'length': 16}, 'recording': {'samples': 2560}, 'frames': {'size': 16}}
     for view in views.values():
         view.update(least.get(view.get('name', ''), {}))

@@ -2,21 +2,18 @@
 them: `sample` draws a view's parameters in NumPy, `apply` makes of them and an image one picture.
 """
 
-import os
-import sys
-import tempfile
-from contextlib import suppress
-from functools import cache
 from typing import NamedTuple
 
 import numpy as np
 
-from clr_jax.data import index
+from clr_jax.data import index, policies
+from clr_jax.data.graph import tensorflow
 from clr_jax.entry import CONFIG, Problem, nearest
 
 DRAWS = (
     *('crop', 'rotate', 'flip', 'jitter', 'order', 'brightness', 'contrast', 'saturation'),
     *('hue', 'grayscale', 'blur', 'sigma', 'solarize'),
+    *('policy', 'applied', 'argument', 'centre', 'cutout'),
 )
 METHODS = ('bilinear', 'bicubic', 'area', 'nearest')
 
@@ -35,6 +32,10 @@ class View(NamedTuple):
     interpolation: str = 'bicubic'  # without antialiasing
     rotate: float = 0.0  # probability of a turn by 90, 180 or 270 degrees
     flip: float = 0.5  # probability
+    policy: str = ''  # of augmentation, one of policies.POLICIES; '': none
+    policy_operations: int = 2  # of randaugment, one after the other
+    policy_magnitude: float = 10.0  # of randaugment, a level of 0 to 30
+    cutout: int = 0  # pixels per side of a square made grey, around any pixel; 0: none
     jitter: float = 0.8  # probability of the four below, in random order
     brightness: float = 0.8  # factor in [1 - d, 1 + d]
     contrast: float = 0.8  # factor in [1 - d, 1 + d], around each channel's mean
@@ -54,31 +55,6 @@ class Central(NamedTuple):
     crop: float = 0.875  # side of the central square, as a share of the image's short side
 
 
-@cache
-def tensorflow():
-    """TensorFlow, imported late (it takes seconds) and quietly, kept off the accelerators."""
-    os.environ.setdefault('TF_CPP_MIN_LOG_LEVEL', '2')
-    sys.stderr.flush()
-    kept = os.dup(2)
-    with tempfile.TemporaryFile() as said:
-        os.dup2(said.fileno(), 2)
-        try:
-            import tensorflow
-
-            with suppress(RuntimeError):  # somebody uses TensorFlow already: too late to hide them
-                tensorflow.config.set_visible_devices([], 'GPU')
-            tensorflow.constant(0)  # its first operation speaks too
-            tensorflow.get_logger().setLevel('ERROR')
-        except BaseException:
-            said.seek(0)
-            os.write(kept, said.read())
-            raise
-        finally:
-            os.dup2(kept, 2)
-            os.close(kept)
-    return tensorflow
-
-
 def check(view: View) -> View:
     """The view itself, or the Problem with its values."""
     numbers = {
@@ -90,7 +66,9 @@ def check(view: View) -> View:
         'a strength, at least 0': (('brightness', 'contrast', 'saturation'), 0, np.inf),
         'in turns, in [0, 0.5]': (('hue',), 0, 0.5),
         'a share of the image, in [0, 1]': (('min_object_covered',), 0, 1),
-        'a number above 0': (('copies', 'size'), 1, np.inf),
+        'a number above 0': (('copies', 'size', 'policy_operations'), 1, np.inf),
+        'a level, in [0, 30]': (('policy_magnitude',), 0, 30),
+        'in pixels, at least 0': (('cutout',), 0, np.inf),
     }
     for what, (names, low, high) in numbers.items():
         for name in names:
@@ -100,7 +78,9 @@ def check(view: View) -> View:
         low, high = getattr(view, name)
         if not 0 < low <= high <= limit:
             raise Problem(f'{name}={(low, high)} of a view is a range 0 < low <= high', CONFIG)
-    for word, known in [(view.interpolation, METHODS), *((name, DRAWS) for name in view.shared)]:
+    words = [(view.interpolation, METHODS), *((name, DRAWS) for name in view.shared)]
+    words += [(view.policy, tuple(policies.POLICIES))] if view.policy else []
+    for word, known in words:
         if word not in known:
             raise Problem(f'"{word}" in the settings of a view: {nearest(word, known)}', CONFIG)
     return view
@@ -115,6 +95,10 @@ def strengths(view: View) -> dict:
 def radius(view: View) -> int:
     """Of the blur's kernel, 2 * radius + 1 wide: 11 at 224 pixels, 0 (no blur) below 20."""
     return view.size // 10 // 2 if view.blur else 0
+
+
+def policy(view: View) -> policies.Policy:
+    return policies.policy(view.policy, view.policy_operations, view.policy_magnitude)
 
 
 def sample(view: View, keys, number: int) -> dict:
@@ -139,6 +123,10 @@ def sample(view: View, keys, number: int) -> dict:
         result['rotate'] = np.where(share < 1, 1 + np.floor(3 * share), 0).astype(np.int32)  # [b]
     if view.flip:
         result['flip'] = draw('flip') < view.flip
+    if view.policy:
+        result |= policies.sample(policy(view), view.size, draw)
+    if view.cutout:
+        result['cutout'] = np.floor(draw('cutout', 2) * view.size).astype(np.int32)  # [b, 2]
     if colours := strengths(view):
         result['jitter'] = draw('jitter') < view.jitter
         result['order'] = draw('order', len(colours)).argsort(axis=1).astype(np.int32)  # [b, 4]
@@ -164,6 +152,11 @@ def apply(view: View, image, parameters: dict):
         x = tf.image.rot90(x, parameters['rotate'])
     if 'flip' in parameters:
         x = tf.cond(parameters['flip'], lambda: tf.reverse(x, [1]), lambda: x)
+    if 'policy' in parameters:
+        made = policies.apply(policy(view), tf.cast(x + 0.5, tf.uint8), parameters)
+        x = tf.cast(tf.ensure_shape(made, x.shape), tf.float32)
+    if 'cutout' in parameters:
+        x = policies.cutout(x, view.cutout, parameters['cutout'])
     if 'jitter' in parameters:
         x = tf.cond(parameters['jitter'], lambda: jitter(view, x, parameters), lambda: x)
     if 'grayscale' in parameters:

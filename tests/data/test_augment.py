@@ -182,7 +182,7 @@ def test_what_is_off_is_not_in_the_graph():
         graph = function.get_concrete_function(tf.TensorSpec((None, None, 3), tf.uint8), form).graph
         return {op.type for op in graph.get_operations()}, set(like)
 
-    on, drawn = operations(View(rotate=0.5, solarize=0.5))
+    on, drawn = operations(View(rotate=0.5, solarize=0.5, policy='uda', cutout=8))
     assert {'StatelessIf', 'StatelessSampleDistortedBoundingBox'} <= on
     assert drawn == set(augment.DRAWS)
     off, drawn = operations(OFF)
