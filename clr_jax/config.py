@@ -87,6 +87,7 @@ def smoke(config: ConfigDict) -> ConfigDict:
         'convnet': {'widths': (16, 32, 64)},
         'alexnet': {'width': 0.125, 'hidden': 64},
         'vgg': {'width': 0.125, 'hidden': 64},
+        'wave': {'widths': (16, 16, 16, 16, 16)},
         'vit': {'width': 64, 'depth': 2, 'heads': 4, 'patch': 4, 'image_size': 16},
     }
     config.encoder.update(small.get(config.encoder.name, {}))
@@ -100,7 +101,7 @@ def smoke(config: ConfigDict) -> ConfigDict:
 
 
 def _narrow(method: ConfigDict):
-    """Heads, queues and draws of noise at laptop size."""
+    """Heads, queues, draws of noise and patches at laptop size."""
     limits = {'projector': 128, 'predictor': 128, 'prototypes': 256, 'clusters': 64}
     limits |= {
         'queue_size': 256,
@@ -108,6 +109,10 @@ def _narrow(method: ConfigDict):
         'noise': 64,
         'decoder_width': 64,
         'decoder_depth': 2,
+        'context_width': 32,
+        'context_depth': 2,
+        'patch': 4,
+        'stride': 2,
     }
     for name in limits.keys() & method.keys():
         value, most = method[name], limits[name]

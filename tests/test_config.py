@@ -137,7 +137,7 @@ def test_smoke_keeps_what_the_run_is_about(name):
     resized = (
         r'(data\.|subset\.|batch_size|epochs|steps|log_every|checkpoint_every|evaluation\.(size|crop|every)'
         r'|encoder\.(depth|width|widths|small_stem|heads|patch|image_size|hidden)|views\.\w+\.size'
-        r'|method\.(projector|predictor|prototypes|clusters|queue_size|memory|noise|decoder_\w+)|(pretrained|teacher)\.workdir'
+        r'|method\.(projector|predictor|prototypes|clusters|queue_size|memory|noise|decoder_\w+|context_(width|depth)|patch|stride)|(pretrained|teacher)\.workdir'
         r'|optimizer\.(learning_rate|schedule\.warmup_epochs)|groups\.\w+\.freeze_until):? ?'
     )
     changed = configs.differences(full, small)

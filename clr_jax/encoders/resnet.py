@@ -9,7 +9,7 @@ import flax.linen as nn
 import jax.numpy as jnp
 
 from clr_jax.entry import Problem
-from clr_jax.networks import BatchNorm, Conv, pool, standardize
+from clr_jax.networks import Conv, normalization, pool, standardize
 
 BLOCKS = {  # depth -> (blocks per stage, whether they are bottlenecks)
     18: ((2, 2, 2, 2), False),
@@ -92,6 +92,7 @@ class ResNet(nn.Module):
     pool_padding: str
     mean: tuple[float, ...]
     std: tuple[float, ...]
+    norm: str
     bn_groups: int
     conv: str
     dtype: Any
@@ -100,7 +101,7 @@ class ResNet(nn.Module):
     def __call__(self, x, rows):
         x = standardize(x, self.mean, self.std)
         conv = partial(Conv, padding=self.padding, form=self.conv, dtype=self.dtype)
-        norm = partial(BatchNorm, groups=self.bn_groups)
+        norm = normalization(self.norm, self.bn_groups)
         stages, bottleneck = BLOCKS[self.depth]
         channels = lambda c: max(1, round(c * self.width))
         stem = [(32, 3, 2), (32, 3, 1), (64, 3, 1)] if self.resnet_d else [(64, 7, 2)]
@@ -132,6 +133,7 @@ def resnet(
     pool_padding='torch',
     mean=(0.0, 0.0, 0.0),
     std=(1.0, 1.0, 1.0),
+    norm='batch',
     bn_groups=1,
     conv='auto',
     dtype=None,
@@ -147,7 +149,8 @@ def resnet(
     resnet_d; here the two are separate, and its configs set both. zero_init: the last norm of each
     block starts at zero. padding, pool_padding: 'SAME' or 'torch'; the official SimCLR pads
     convolutions as torch and the max-pool SAME. mean, std: subtracted from and divided into pixels
-    in 0..1. conv: its form (auto | direct | patches). dtype: of the computation, e.g. bfloat16;
+    in 0..1. norm: 'batch', or 'layer' of the channels at each pixel, under the same names (bn1, ...).
+    conv: its form (auto | direct | patches). dtype: of the computation, e.g. bfloat16;
     parameters and statistics stay float32. What does not exist is a `Problem`.
     """
     if depth not in BLOCKS:
@@ -157,5 +160,6 @@ def resnet(
     for name, value in (('padding', padding), ('pool_padding', pool_padding)):
         if value not in ('SAME', 'torch'):
             raise Problem(f'encoder.{name}={value}: SAME or torch')
+    normalization(norm, bn_groups)
     layout = (depth, width, small_stem, sk_ratio, resnet_d, zero_init, padding, pool_padding)
-    return ResNet(*layout, tuple(mean), tuple(std), bn_groups, conv, dtype)
+    return ResNet(*layout, tuple(mean), tuple(std), norm, bn_groups, conv, dtype)
