@@ -112,6 +112,7 @@ def smoke(config: ConfigDict) -> ConfigDict:
         'convnet': {'widths': (16, 32, 64)},
         'alexnet': {'width': 0.125, 'hidden': 64},
         'vgg': {'width': 0.125, 'hidden': 64},
+        'wave': {'widths': (16, 16, 16, 16, 16)},
         'vit': {'width': 64, 'depth': 2, 'heads': 4, 'patch': 4, 'image_size': 16},
         'text': {'width': 64, 'depth': 2, 'heads': 4, 'vocabulary': 512},
         'bert': {'width': 64, 'depth': 2, 'heads': 4, 'hidden': 128, 'vocabulary': 512},
@@ -141,7 +142,7 @@ def _small(views: ConfigDict):
 
 
 def _narrow(method: ConfigDict):
-    """Heads, queues and draws of noise at laptop size."""
+    """Heads, queues, draws of noise and patches at laptop size."""
     limits = {'projector': 128, 'predictor': 128, 'prototypes': 256, 'clusters': 64}
     limits |= {
         'queue_size': 256,
@@ -149,6 +150,10 @@ def _narrow(method: ConfigDict):
         'noise': 64,
         'decoder_width': 64,
         'decoder_depth': 2,
+        'context_width': 32,
+        'context_depth': 2,
+        'patch': 4,
+        'stride': 2,
     }
     for name in limits.keys() & method.keys():
         value, most = method[name], limits[name]

@@ -7,6 +7,7 @@ example, whichever device holds it.
 
 import itertools
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any, NamedTuple
 
 import flax.linen as nn
@@ -15,7 +16,7 @@ import jax.numpy as jnp
 from jax import lax
 
 from clr_jax import parallel
-from clr_jax.entry import Problem
+from clr_jax.entry import Problem, known
 
 # He initialisation as in the ResNets of the papers (fan-out, normal).
 he_normal = nn.initializers.variance_scaling(2.0, 'fan_out', 'normal')
@@ -56,7 +57,7 @@ class Network(nn.Module):
 def init(network: nn.Module, key, x, pretrained=None, **given):
     """-> (params, batch statistics), on shapes alone; the parts that `pretrained` has are its.
     given: what else the network takes by keyword."""
-    variables = network.init(key, jnp.zeros_like(image(x)), **given)
+    variables = network.init(key, jnp.zeros_like(view(x)), **given)
     params, stats = variables['params'], variables.get('batch_stats', {})
     if pretrained is None:
         return params, stats
@@ -71,7 +72,7 @@ def select(variables, parts: Sequence[str]):
 def apply(network: nn.Module, params, stats, x, *, key=None, rows=None, method='__call__', **given):
     """Training mode on this shard's rows x [b, ...] -> (outputs, new batch statistics). key: without
     one nothing is random. method: the part of the network that takes x. given: what else it takes."""
-    x = image(x)
+    x = view(x)
     rows = parallel.positions(len(x)) if rows is None else rows
     rngs = {} if key is None else {'dropout': key}
     variables = {'params': params, 'batch_stats': stats}
@@ -121,7 +122,7 @@ def stack(outputs: Sequence[Outputs]) -> Outputs:
 
 def evaluate(network: nn.Module, params, stats, x, **given):
     """Evaluation mode: running statistics, nothing random."""
-    return network.apply({'params': params, 'batch_stats': stats}, image(x), **given)
+    return network.apply({'params': params, 'batch_stats': stats}, view(x), **given)
 
 
 def sown(module: nn.Module, params, x):
@@ -130,9 +131,12 @@ def sown(module: nn.Module, params, x):
     return seen['intermediates']
 
 
-def image(x):
-    """Pixels as the network sees them: uint8 0..255 becomes float32 0..1, floats pass."""
-    return x.astype(jnp.float32) / 255 if x.dtype == jnp.uint8 else x
+def view(x):
+    """A view as the network sees it, in float32: the bytes of pixels 0..255 become 0..1, the 16-bit
+    integers of a recording -1..1 (excluding 1); all else passes."""
+    if x.dtype == jnp.uint8:
+        return x.astype(jnp.float32) / 255
+    return x.astype(jnp.float32) / 2**15 if x.dtype == jnp.int16 else x
 
 
 def standardize(x, mean, std):
@@ -218,6 +222,30 @@ class BatchNorm(nn.Module):
             offset = offset + self.param('bias', nn.initializers.zeros, (c,))
         y = y * factor.astype(wide) + offset.astype(wide)
         return y.astype(x.dtype)
+
+
+class LayerNorm(nn.Module):
+    """Layer normalisation (Ba et al., 2016; arXiv:1607.06450) of the channels at each place by
+    themselves, in float32 at least; called as a BatchNorm is."""
+
+    epsilon: float = 1e-5
+    scale_init: Callable = nn.initializers.ones
+
+    @nn.compact
+    def __call__(self, x, rows):
+        c = x.shape[-1]
+        y = wide(x)
+        y = y - y.mean(-1, keepdims=True)
+        y = y * lax.rsqrt(jnp.square(y).mean(-1, keepdims=True) + self.epsilon)
+        y = y * self.param('scale', self.scale_init, (c,))
+        return (y + self.param('bias', nn.initializers.zeros, (c,))).astype(x.dtype)
+
+
+def normalization(name: str, bn_groups: int) -> Callable:
+    """What an encoder's setting `norm` means: 'batch' or 'layer' -> a module of (x, rows)."""
+    norms: dict[str, Callable] = {'batch': partial(BatchNorm, groups=bn_groups), 'layer': LayerNorm}
+    known([name], norms, 'config.encoder.norm')
+    return norms[name]
 
 
 class Dropout(nn.Module):

@@ -28,6 +28,28 @@ def to_image(patches, shape):
     return x.reshape(shape)
 
 
+def grid(x, patch: int, stride: int):
+    """[n, h, w, c] -> the patches that begin at every `stride`-th pixel, [n, t, u, patch, patch, c];
+    with a smaller stride they overlap."""
+    t, u = ((side - patch) // stride + 1 for side in x.shape[1:3])
+    row, column = (stride * jnp.arange(k)[:, None] + jnp.arange(patch) for k in (t, u))
+    return jnp.asarray(x)[:, row][:, :, :, column].swapaxes(2, 3)
+
+
+def one_colour(x, key, rows, rate: float):
+    """Patches [n, t, u, p, p, 3] of which a share `rate` is left one colour, the other two set to 0,
+    drawn by row: the colour dropping of Doersch et al. (2015; arXiv:1505.05192)."""
+
+    def kept(key):
+        which, whether = jax.random.split(key)
+        one = jax.nn.one_hot(jax.random.randint(which, x.shape[1:3], 0, 3), 3)  # [t, u, 3]
+        dropped = jax.random.bernoulli(whether, rate, x.shape[1:3])
+        return jnp.where(dropped[..., None], one, 1).astype(x.dtype)
+
+    keys = jax.vmap(jax.random.fold_in, (None, 0))(key, rows)
+    return x * jax.vmap(kept)(keys)[:, :, :, None, None]
+
+
 def spared(patches: int, ratio: float) -> int:
     """How many of the patches a damage of `ratio` spares."""
     return int(patches * (1 - ratio))

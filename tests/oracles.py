@@ -186,6 +186,27 @@ def sigmoid(image, text, log_scale, bias):
     return total / len(image)
 
 
+def predictive_coding(z, c, weights, places, ahead, drawn=None):
+    """Van den Oord et al., 2018, eq. 4, the mean over directions, positions and examples, then over k.
+
+    z: [B, m, d], c: [B, r, t, w, e], weights: [K, r, e, d], places: [r, t, w]. drawn: [K, B, n] of
+    the B m positions, the negatives; None: all others.
+    """
+    every, m = z.reshape(-1, z.shape[-1]), z.shape[1]
+    of_steps = []
+    for i, k in enumerate(ahead):
+        losses = []
+        for n, r, t, w in np.ndindex(c.shape[:4]):
+            if t + k < c.shape[2]:
+                scores = every @ (c[n, r, t, w] @ weights[i, r])  # [B m]
+                target = n * m + places[r, t + k, w]
+                others = range(len(every)) if drawn is None else drawn[i][n]
+                noise = [scores[other] for other in others if other != target]
+                losses.append(cross_entropy([scores[target], *noise], 0))
+        of_steps.append(np.mean(losses))
+    return np.mean(of_steps)
+
+
 def perceptron(kernel1, bias1, kernel2, bias2):
     """The score of a query and a key by a network of one hidden layer of ReLU."""
 

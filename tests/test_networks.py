@@ -473,9 +473,28 @@ def test_init_needs_shapes_only():
 
 def test_pixels_are_bytes_of_0_to_255_or_floats_as_they_are():
     pixels = np.array([0, 51, 255], np.uint8)
-    np.testing.assert_array_equal(networks.image(pixels), np.float32([0, 0.2, 1]))
-    assert networks.image(pixels).dtype == jnp.float32
-    np.testing.assert_array_equal(networks.image(np.float32([0, 51, 255])), [0, 51, 255])
+    np.testing.assert_array_equal(networks.view(pixels), np.float32([0, 0.2, 1]))
+    assert networks.view(pixels).dtype == jnp.float32
+    np.testing.assert_array_equal(networks.view(np.float32([0, 51, 255])), [0, 51, 255])
+
+
+def test_recordings_are_integers_of_16_bits():
+    samples = np.array([-(2**15), 0, 2**14, 2**15 - 1], np.int16)
+    np.testing.assert_array_equal(networks.view(samples), np.float32([-1, 0, 0.5, 1 - 2**-15]))
+    assert networks.view(samples).dtype == jnp.float32
+
+
+def test_layer_norm_is_of_the_channels_at_each_place(float64):
+    x = 3 + 2 * np.random.default_rng(0).normal(size=(2, 3, 4, 5))
+    p = {'scale': np.arange(1.0, 6.0), 'bias': np.arange(5.0)}
+    found = networks.LayerNorm().apply({'params': p}, x, None)
+    expected = np.empty_like(x)
+    for place in np.ndindex(x.shape[:3]):
+        v = x[place]
+        expected[place] = (v - v.mean()) / np.sqrt(v.var() + 1e-5) * p['scale'] + p['bias']
+    np.testing.assert_allclose(found, expected, rtol=0, atol=1e-12)
+    begun = networks.LayerNorm().init(jax.random.key(0), jnp.asarray(x, jnp.bfloat16), None)
+    assert networks.LayerNorm().apply(begun, jnp.asarray(x, jnp.bfloat16), None).dtype == 'bfloat16'
 
 
 def test_pooling_and_normalising_are_in_float32_at_least():

@@ -1,11 +1,10 @@
-"""A small convolutional network for tiny images: 3x3 convolutions, batch norm, ReLU, average
-pooling."""
+"""A small convolutional network for tiny images: 3x3 convolutions, a norm, ReLU, average pooling."""
 
 from typing import Any
 
 import flax.linen as nn
 
-from clr_jax.networks import BatchNorm, Conv, Dropout, pool, standardize
+from clr_jax.networks import Conv, Dropout, normalization, pool, standardize
 
 
 class ConvNet(nn.Module):
@@ -15,6 +14,7 @@ class ConvNet(nn.Module):
     dropout: float
     mean: tuple[float, ...]
     std: tuple[float, ...]
+    norm: str
     bn_groups: int
     conv: str
     dtype: Any
@@ -22,11 +22,12 @@ class ConvNet(nn.Module):
     @nn.compact
     def __call__(self, x, rows):
         x = standardize(x, self.mean, self.std)
+        norm = normalization(self.norm, self.bn_groups)
         for i, width in enumerate(self.widths):
             stride = 1 if i == 0 else 2
             conv = Conv(width, stride=stride, form=self.conv, dtype=self.dtype, name=f'conv{i + 1}')
             x = conv(x)  # [n, s', s', width]
-            x = nn.relu(BatchNorm(groups=self.bn_groups, name=f'bn{i + 1}')(x, rows))
+            x = nn.relu(norm(name=f'bn{i + 1}')(x, rows))
         return Dropout(self.dropout)(pool(x), rows)  # [n, d]
 
 
@@ -36,10 +37,14 @@ def convnet(
     dropout=0.0,
     mean=(0.0, 0.0, 0.0),
     std=(1.0, 1.0, 1.0),
+    norm='batch',
     bn_groups=1,
     conv='auto',
     dtype=None,
 ) -> ConvNet:
-    """A `ConvNet`. mean, std: subtracted from and divided into pixels in 0..1; conv: form of the
-    convolution (auto | direct | patches); dtype: of the computation (None: as given)."""
-    return ConvNet(tuple(widths), dropout, tuple(mean), tuple(std), bn_groups, conv, dtype)
+    """A `ConvNet`. mean, std: subtracted from and divided into pixels in 0..1; norm: 'batch' or
+    'layer'; conv: form of the convolution (auto | direct | patches); dtype: of the computation
+    (None: as given)."""
+    normalization(norm, bn_groups)
+    layout = tuple(widths), dropout, tuple(mean), tuple(std)
+    return ConvNet(*layout, norm, bn_groups, conv, dtype)

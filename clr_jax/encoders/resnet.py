@@ -10,7 +10,7 @@ import jax.numpy as jnp
 
 from clr_jax.encoders.vit import attention, resized
 from clr_jax.entry import Problem
-from clr_jax.networks import BatchNorm, Conv, pool, standardize, wide
+from clr_jax.networks import Conv, normalization, pool, standardize, wide
 
 BLOCKS = {  # depth -> (blocks per stage, whether they are bottlenecks)
     18: ((2, 2, 2, 2), False),
@@ -125,6 +125,7 @@ class ResNet(nn.Module):
     image_size: int
     mean: tuple[float, ...]
     std: tuple[float, ...]
+    norm: str
     bn_groups: int
     conv: str
     dtype: Any
@@ -133,7 +134,7 @@ class ResNet(nn.Module):
     def __call__(self, x, rows):
         x = standardize(x, self.mean, self.std)
         conv = partial(Conv, padding=self.padding, form=self.conv, dtype=self.dtype)
-        norm = partial(BatchNorm, groups=self.bn_groups)
+        norm = normalization(self.norm, self.bn_groups)
         stages, bottleneck = BLOCKS[self.depth]
         channels = lambda c: max(1, round(c * self.width))
         stem = [(32, 3, 2), (32, 3, 1), (64, 3, 1)] if self.resnet_d else [(64, 7, 2)]
@@ -175,6 +176,7 @@ def resnet(
     image_size=224,
     mean=(0.0, 0.0, 0.0),
     std=(1.0, 1.0, 1.0),
+    norm='batch',
     bn_groups=1,
     conv='auto',
     dtype=None,
@@ -193,8 +195,10 @@ def resnet(
     pool_heads heads at the positions of images of `image_size` pixels, others' interpolated, and an
     output layer of pool_width units; 0: none, for CLIP's is the projection that methods/clip.py has
     anyway. Of CLIP's other changes resnet_d has the stem and the averages in shortcuts, not the
-    average in place of the max-pool and of the stride of 3x3 convolutions. mean, std: subtracted from and divided into pixels
-    in 0..1. conv: its form (auto | direct | patches). dtype: of the computation, e.g. bfloat16;
+    average in place of the max-pool and of the stride of 3x3 convolutions. mean, std: subtracted
+    from and divided into pixels in 0..1. norm: 'batch', or 'layer' of the channels at each pixel,
+    under the same names (bn1, ...). conv: its form (auto | direct | patches). dtype: of the
+    computation, e.g. bfloat16;
     parameters and statistics stay float32. What does not exist is a `Problem`.
     """
     if depth not in BLOCKS:
@@ -213,6 +217,7 @@ def resnet(
     ):
         if value < least:
             raise Problem(f'encoder.{name}={value}: at least {least}')
+    normalization(norm, bn_groups)
     layout = (depth, width, small_stem, sk_ratio, resnet_d, zero_init, padding, pool_padding)
     pooling = (pool, pool_heads, pool_width, image_size)
-    return ResNet(*layout, *pooling, tuple(mean), tuple(std), bn_groups, conv, dtype)
+    return ResNet(*layout, *pooling, tuple(mean), tuple(std), norm, bn_groups, conv, dtype)

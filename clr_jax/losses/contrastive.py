@@ -293,6 +293,52 @@ def sigmoid(image, text, log_scale, bias, *, chunk=None):
     return softplus(jnp.where(own, -1, 1) * (image @ texts.T + bias)).sum(1).mean()
 
 
+def predictive_coding(z, c, weights, places, ahead, *, negatives=0, key=None):
+    """Contrastive Predictive Coding (van den Oord et al., 2018, eq. 4), in r directions of a grid.
+
+    z: [b, m, d], what there is at m positions of an example. places: [r, t, w], their numbers in the
+    order of each direction, row after row. c: [b, r, t, w, e], the context of rows 0 to t. weights:
+    [K, r, e, d] and ahead: [K], W_k and how many rows k looks ahead. The mean over k and over all
+    positions that have one k rows further of -log exp(z+' W_k c) / sum of exp(z' W_k c): z+ is that
+    position, z all positions of the global batch; or z+ and as many as `negatives`, drawn by `key`
+    among them for each example and k, without z+. One k at a time takes memory, again in the
+    backward pass.
+
+    >>> z, c, weights = jnp.zeros((2, 4, 3)), jnp.ones((2, 1, 4, 1, 5)), jnp.ones((1, 1, 5, 3))
+    >>> places = jnp.arange(4).reshape(1, 4, 1)
+    >>> print(f'{predictive_coding(z, c, weights, places, (1,)):.4f}, log 8 is {jnp.log(8):.4f}')
+    2.0794, log 8 is 2.0794
+    """
+    z, c = wide(z), wide(c)
+    b, m, d = z.shape
+    every = parallel.gather(z).reshape(-1, d)  # [B m, d]
+    rows, t = parallel.positions(b), c.shape[2]
+
+    def step(given):
+        k, weights = given
+        prediction = jnp.einsum('brtwe,red->brtwd', c, weights)
+        place = jnp.roll(places, -k, 1)  # [r, t, w], the last k rows without meaning
+        number = rows[:, None, None, None] * m + place  # [b, r, t, w] among `every`
+        if negatives:
+            own = jax.random.fold_in(key, k)
+            draw = lambda row: jax.random.randint(
+                jax.random.fold_in(own, row), (negatives,), 0, len(every), jnp.int32
+            )
+            drawn = jax.vmap(draw)(rows)  # [b, n]
+            noise = jnp.einsum('brtwd,bnd->brtwn', prediction, every[drawn])
+            noise = jnp.where(drawn[:, None, None, None] == number[..., None], -jnp.inf, noise)
+            positive = (prediction * z[:, place]).sum(-1, keepdims=True)  # [b, r, t, w, 1]
+            logits, number = jnp.concatenate([positive, noise], -1), jnp.zeros_like(number)
+        else:
+            logits = prediction @ every.T  # [b, r, t, w, B m]
+        errors = optax.softmax_cross_entropy_with_integer_labels(logits, number)
+        known = (jnp.arange(t) < t - k)[:, None]  # [t, 1]
+        return jnp.where(known, errors, 0).sum() / (t - k) / (errors.size // t)
+
+    step = jax.checkpoint(step, prevent_cse=False)
+    return jax.lax.map(step, (jnp.asarray(ahead), weights)).mean()
+
+
 def bilinear(weights):
     """A score for `info_nce`: query weights key' (van den Oord et al., 2018, eq. 3).
 

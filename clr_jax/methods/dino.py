@@ -110,7 +110,7 @@ def dino(
 
     def pictures(params, state, batch, *, key):
         """The picture and what each head of the last block's class token looks at, the most white."""
-        x = networks.image(batch['views'][0])  # [n, h, w, 3]
+        x = networks.view(batch['views'][0])  # [n, h, w, 3]
         maps = attention_maps(encoder, state.target['encoder'], x)  # [n, heads, h / p, w / p]
         maps = maps / maps.max((2, 3), keepdims=True)
         maps = maps.repeat(encoder.patch, 2).repeat(encoder.patch, 3)[..., None]

@@ -80,7 +80,7 @@ def mae(
         return params, State(stats)
 
     def loss(params, state, batch, *, key, time):
-        x = networks.image(batch['views'][0])  # [b, h, w, 3]
+        x = networks.view(batch['views'][0])  # [b, h, w, 3]
         left, visible, lost = spoil(x, key, parallel.positions(len(x)))
         (h, pixels), stats = networks.apply(
             network, params, state.stats, left, key=key, visible=visible
@@ -96,7 +96,7 @@ def mae(
     def pictures(params, state, batch, *, key):
         """Each image, what is left of it, what the decoder makes of that (with the true means and
         deviations of the patches, if it learned normalised ones), and this where it was damaged."""
-        x = networks.image(batch['views'][0])
+        x = networks.view(batch['views'][0])
         left, visible, lost = spoil(x, key, jnp.arange(len(x)))
         _, pixels = networks.evaluate(network, params, state.stats, left, visible=visible)
         _, mean, std = target(x)

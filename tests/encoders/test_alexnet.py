@@ -37,7 +37,7 @@ def shapes(size=224, n=2, **options):
         params, stats = networks.init(network, jax.random.key(0), x)
         variables = {'params': params, 'batch_stats': stats}
         kept = {'mutable': ['batch_stats', 'intermediates'], 'capture_intermediates': True}
-        out, changed = network.apply(variables, networks.image(x), jnp.arange(n), **kept)
+        out, changed = network.apply(variables, networks.view(x), jnp.arange(n), **kept)
         layers = changed['intermediates']['encoder']
         return params['encoder'], changed['batch_stats']['encoder'], out.h, layers
 

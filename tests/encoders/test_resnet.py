@@ -84,7 +84,7 @@ def shapes(size=64, n=2, **options):
         variables = {'params': params, 'batch_stats': stats}
         out, changed = network.apply(
             variables,
-            networks.image(x),
+            networks.view(x),
             jnp.arange(n),
             mutable=['batch_stats', 'intermediates'],
             capture_intermediates=True,

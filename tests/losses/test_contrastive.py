@@ -25,6 +25,7 @@ from clr_jax.losses.contrastive import (
     nce,
     nt_logistic,
     nt_xent,
+    predictive_coding,
     sigmoid,
     sup_con,
 )
@@ -54,6 +55,21 @@ BIAS = np.ones(1, np.float32)
 
 def perceptron(*params):
     return critic(dict(zip(['kernel1', 'bias1', 'kernel2', 'bias2'], params, strict=True)))
+
+
+NUMBERS = np.arange(4).reshape(2, 2)
+GRID = np.stack([np.rot90(NUMBERS, turns) for turns in range(4)])  # 2 x 2, in four directions
+LINE = np.arange(4).reshape(1, 4, 1)
+STEPS = 1, 2
+DRAWN = {'negatives': 6, 'key': jax.random.key(5)}
+
+
+@cache
+def draws():
+    """[K, B, 6] of the 4 B positions, by example."""
+    keys = [jax.random.fold_in(DRAWN['key'], k) for k in STEPS]
+    keys = [[jax.random.fold_in(key, row) for row in range(B)] for key in keys]
+    return np.array([[jax.random.randint(key, (6,), 0, 4 * B) for key in row] for row in keys])
 
 
 CASES = {
@@ -186,6 +202,24 @@ CASES = {
     'clip': Case(clip, oracles.clip, (QUERY, KEY, np.float32(1.5)), whole=(2,)),
     'sigmoid': Case(
         sigmoid, oracles.sigmoid, (QUERY, KEY, np.float32(1.5), np.float32(-2)), whole=(2, 3)
+    ),
+    'predictive_coding of four directions': Case(
+        lambda z, c, w: predictive_coding(z, c, w, GRID, (1,)),
+        lambda z, c, w: oracles.predictive_coding(z, c, w, GRID, (1,)),
+        (normal(B, 4, 3), normal(B, 4, 2, 2, 2, seed=1), normal(1, 4, 2, 3, seed=2)),
+        whole=(2,),
+    ),
+    'predictive_coding of steps': Case(
+        lambda z, c, w: predictive_coding(z, c, w, LINE, STEPS),
+        lambda z, c, w: oracles.predictive_coding(z, c, w, LINE, STEPS),
+        (normal(B, 4, 3), normal(B, 1, 4, 1, 2, seed=1), normal(2, 1, 2, 3, seed=2)),
+        whole=(2,),
+    ),
+    'predictive_coding with negatives': Case(
+        lambda z, c, w: predictive_coding(z, c, w, LINE, STEPS, **DRAWN),
+        lambda z, c, w: oracles.predictive_coding(z, c, w, LINE, STEPS, draws()),
+        (normal(B, 4, 3), normal(B, 1, 4, 1, 2, seed=1), normal(2, 1, 2, 3, seed=2)),
+        whole=(2,),
     ),
     'nce': Case(nce, oracles.nce, (normal(B), normal(B, 4, seed=1), normal(B, 5, seed=2))),
 }
