@@ -69,7 +69,7 @@ def uda(
         b, u = len(x), len(pair)
         others = b * parallel.size() + parallel.positions(2 * u)
         rows = jnp.concatenate([parallel.positions(b), others])
-        x = jnp.concatenate([networks.image(x), networks.image(pair.reshape(2 * u, *x.shape[1:]))])
+        x = jnp.concatenate([networks.view(x), networks.view(pair.reshape(2 * u, *x.shape[1:]))])
         out, stats = networks.apply(network, params, stats, x, key=key, rows=rows)
         parts = jax.tree.map(lambda y: (y[:b], y[b:].reshape(u, 2, *y.shape[1:])), out)
         return Outputs(*(y[0] for y in parts)), Outputs(*(y[1] for y in parts)), stats
