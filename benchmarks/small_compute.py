@@ -35,7 +35,10 @@ COLLAPSED = {
     'byol without predictor': ('byol', {'predictor': ()}),
 }
 SUPERVISED = ('supcon', 'supervised')  # last in the table
-BASELINES = {'simclr': ('pixels', 'random'), 'mae': ('random',)}  # by whose first run they are judged
+BASELINES = {
+    'simclr': ('pixels', 'random'),
+    'mae': ('random',),
+}  # by whose first run they are judged
 NAMES = {('mae', 'random'): 'random ViT (of mae)', ('simclr', 'random'): 'random'}
 
 

@@ -11,7 +11,9 @@ from clr_jax import entry
 
 FLAGS = flags.FLAGS
 flags.DEFINE_string('workdir', None, 'The run to evaluate.')
-flags.DEFINE_string('protocol', 'knn', 'knn | knn200 | linear | finetune | lora, or several: knn,linear')
+flags.DEFINE_string(
+    'protocol', 'knn', 'knn | knn200 | linear | finetune | lora, or several: knn,linear'
+)
 flags.DEFINE_integer('step', -1, 'The checkpoint; -1: the latest.')
 flags.DEFINE_integer('labels_per_class', 0, 'Labels of each class to use; 0: all.')
 flags.DEFINE_float(
