@@ -36,7 +36,8 @@ def cmc(
     dtype=None,
 ) -> Method:
     """channels: the views, groups of channels of an image in colors.GROUPS; each has a copy of
-    `encoder`, a head and a memory. h is the features of all encoders side by side.
+    `encoder`, a head and a memory. h is the features of all encoders side by side, and what other
+    runs of cmc can start from is all of them.
 
     Every view's embedding is a query of the memory of every other; its positive is the row of its
     own example. The loss is the sum over these ordered pairs of the cross entropy among the row and
