@@ -102,12 +102,16 @@ class WeightNormed(nn.Module):
 
 
 class Heads(nn.Module):
-    """Several heads on the same features, [n, d] -> [n, heads, e]."""
+    """Several heads on the same features, [n, d] -> [n, heads, e]. apart: each on its part of them,
+    [n, heads d] -> [n, heads, e]."""
 
     heads: tuple[nn.Module, ...]
+    apart: bool = False
 
     def __call__(self, x, rows):
-        return jnp.stack([head(x, rows) for head in self.heads], 1)  # [n, heads, e]
+        parts = jnp.split(x, len(self.heads), -1) if self.apart else [x] * len(self.heads)
+        each = [head(part, rows) for head, part in zip(self.heads, parts, strict=True)]
+        return jnp.stack(each, 1)  # [n, heads, e]
 
 
 class Projection(nn.Module):

@@ -239,6 +239,17 @@ def test_several_heads_are_each_by_itself_and_stand_second(float64):
     assert (y[:, 0] != y[:, 1]).all()
 
 
+def test_heads_apart_have_each_its_part_of_the_features(float64):
+    x = np.concatenate([X, 2 * X], 1)  # [8, 10]
+    apart = Heads((plain((3,)), plain((4, 3))), apart=True)
+    variables = apart.init(jax.random.key(0), x, None)
+    y = apart.apply(variables, x, ROWS)
+    assert y.shape == (8, 2, 3)
+    for n, head in enumerate((plain((3,)), plain((4, 3)))):
+        own = {'params': variables['params'][f'heads_{n}']}
+        np.testing.assert_array_equal(y[:, n], head.apply(own, (1 + n) * X, ROWS))
+
+
 @pytest.mark.parametrize('dtype', ['bfloat16', 'float32', 'float64'])
 def test_a_classifier_is_linear_and_says_nothing_before_training(float64, dtype):
     x = jnp.asarray(X, dtype)

@@ -28,8 +28,9 @@ PATIENCE = 10  # seconds between two lines about a pass over the files
 SUFFIXES = ('.jpg', '.jpeg', '.png', '.bmp', '.gif', '.webp')
 
 
-def digits(split: str, *, test_fraction: float = 0.2) -> Source:
-    """scikit-learn's 1,797 handwritten digits, grey 8x8: always the same 1,437 train and 360 test."""
+def digits(split: str, *, test_fraction: float = 0.2, colored: bool = False) -> Source:
+    """scikit-learn's 1,797 handwritten digits, 8x8: always the same 1,437 train and 360 test. colored:
+    not grey, but each in a colour drawn for it, for methods that look at colours."""
     from sklearn.datasets import load_digits
 
     data = load_digits()
@@ -39,6 +40,10 @@ def digits(split: str, *, test_fraction: float = 0.2) -> Source:
     chosen = order[:cut] if split == 'test' else order[cut:]
     grey = np.round(data.images[chosen] * (255 / 16)).astype(np.uint8)  # [n, 8, 8]
     images = np.repeat(grey[..., None], 3, axis=3)  # [n, 8, 8, 3]
+    if colored:
+        paint = index.uniform(index.key(chosen), 'color', 3)  # [n, 3]
+        paint = paint / paint.max(1, keepdims=True)
+        images = np.round(images * paint[:, None, None]).astype(np.uint8)
     numbers = ('zero', 'one', 'two', 'three', 'four', 'five', 'six', 'seven', 'eight', 'nine')
     return in_memory(f'digits ({split})', images, data.target[chosen], 10, class_names=numbers)
 

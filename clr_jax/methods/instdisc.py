@@ -7,9 +7,8 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from clr_jax import networks, parallel
+from clr_jax import memory, networks, parallel
 from clr_jax.heads import plain
-from clr_jax.losses.contrastive import nce
 from clr_jax.method import Aux, Method, check_views, features
 from clr_jax.networks import Network, normalize
 
@@ -41,34 +40,24 @@ def instdisc(
     def init(key, batch, pretrained=None):
         check_views(batch, 1)
         params, stats = networks.init(network, key, batch['views'][0], pretrained)
-        reach = (projector[-1] / 3) ** -0.5
-        shape = examples, projector[-1]
-        memory = jax.random.uniform(jax.random.fold_in(key, 1), shape, minval=-reach, maxval=reach)
-        return params, InstDiscState(stats, memory, jnp.zeros(()))
+        rows = memory.fresh(jax.random.fold_in(key, 1), examples, projector[-1])
+        return params, InstDiscState(stats, rows, jnp.zeros(()))
 
     def loss(params, state, batch, *, key, time):
         out, stats = networks.apply(network, params, state.stats, batch['views'][0], key=key)
         v, index = normalize(out.z), batch['index']  # [b, d], [b]
-        mine = parallel.take(state.memory, index)  # [b, d]
         log_z = state.log_z
         if noise:
-            rows = parallel.positions(len(v))
-            draw = lambda row: jax.random.randint(
-                jax.random.fold_in(key, row), (noise,), 0, examples
-            )
-            others = parallel.score(state.memory, v, jax.vmap(draw)(rows)) / temperature  # [b, m]
-            positive = (v * mine).sum(-1) / temperature  # [b]
-            every = jnp.concatenate([positive[:, None], others], 1)
-            first = parallel.mean(jnp.exp(jax.lax.stop_gradient(every)).mean()) * examples
-            log_z = jnp.where(time.step == 0, jnp.log(first), log_z)
-            value = nce(positive - log_z, others - log_z, jnp.log(noise / examples))
+            rows = memory.candidates(key, index, noise, examples)  # [b, 1 + m]
+            scores = parallel.score(state.memory, v, rows) / temperature
+            value, log_z = memory.nce(scores, log_z, time.step == 0, examples)
         else:
             logits = parallel.score(state.memory, v) / temperature  # [b, n]
             value = optax.softmax_cross_entropy_with_integer_labels(logits, index).mean()
-        value += proximal * jnp.square(v - mine).sum(-1).mean()
-        new = normalize(momentum * mine + (1 - momentum) * v)  # [b, d]
-        memory = parallel.put(state.memory, index, new)  # after the loss
-        state = InstDiscState(stats, memory, log_z.astype(state.log_z.dtype))
+        away = v - parallel.take(state.memory, index)  # [b, d]
+        value += proximal * jnp.square(away).sum(-1).mean()
+        rows = memory.moved(state.memory, index, v, momentum)  # after the loss
+        state = InstDiscState(stats, rows, log_z)
         return value, Aux(state, {}, out.h[:, None], out.z[:, None])
 
     return Method(init, loss, features(network))

@@ -60,6 +60,19 @@ def test_digits_are_scikit_learns_split_once_and_for_all():
     np.testing.assert_array_equal(read(test, 7)[0], test.images[7])
 
 
+def test_colored_digits_are_the_same_in_a_colour_of_their_own():
+    grey, colored = (
+        sources.load({'name': 'digits', 'colored': colored}, 'test').images.astype(float)
+        for colored in (False, True)
+    )
+    ink = grey.max((1, 2))  # [n, 3]
+    paint = colored.max((1, 2)) / ink
+    np.testing.assert_allclose(paint.max(1), 1)
+    assert len(np.unique(paint.round(3), axis=0)) > len(grey) - 5
+    assert paint.min(1).mean() < 0.5
+    assert np.abs(colored - grey * paint[:, None, None]).max() <= 1  # rounding, twice
+
+
 def test_unknown_names_and_keys():
     problem(CONFIG, 'digitz', 'did you mean "digits"', name='digitz')
     problem(CONFIG, 'config.data.fraction', name='digits', fraction=0.1)

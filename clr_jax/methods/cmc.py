@@ -1,0 +1,88 @@
+"""Contrastive multiview coding (Tian et al., 2020; arXiv:1906.05849): what one view of an image says,
+such as its lightness, tells that image's other views, such as its colours, from all others'."""
+
+import itertools
+from typing import Any, NamedTuple
+
+import jax.numpy as jnp
+import optax
+from jax.random import fold_in
+
+from clr_jax import memory, networks, parallel
+from clr_jax.colors import GROUPS, Encoders
+from clr_jax.entry import Problem, known
+from clr_jax.heads import Heads, plain
+from clr_jax.method import Aux, Method, check_views, features
+from clr_jax.networks import Network, normalize
+
+
+class CMCState(NamedTuple):
+    stats: Any  # batch statistics
+    memory: dict  # of each channel group: [n, d], see memory.py
+    log_z: dict  # of each pair: [], the normaliser of NCE
+
+
+def cmc(
+    encoder,
+    examples,
+    *,
+    channels=('L', 'ab'),
+    projector=(128,),
+    temperature=0.07,
+    noise=16384,
+    nce=False,
+    momentum=0.5,
+    bn_groups=1,
+    dtype=None,
+) -> Method:
+    """channels: the views, groups of channels of an image in colors.GROUPS; each has a copy of
+    `encoder`, a head and a memory. h is the features of all encoders side by side, and what other
+    runs of cmc can start from is all of them.
+
+    Every view's embedding is a query of the memory of every other; its positive is the row of its
+    own example. The loss is the sum over these ordered pairs of the cross entropy among the row and
+    `noise` others, drawn for the example, or all rows (0). nce: by noise-contrastive estimation
+    instead, as in the paper, each pair with the normaliser of its first batch. momentum: of the
+    memories.
+    """
+    channels = tuple(channels)
+    known(channels, GROUPS, 'config.method.channels')
+    if len(set(channels)) < max(2, len(channels)):
+        raise Problem(f'config.method.channels={channels}: two groups or more, each once')
+    if nce and not noise:
+        raise Problem('config.method.nce=True needs config.method.noise above 0')
+    heads = Heads(tuple(plain(projector, dtype) for _ in channels), apart=True)
+    network = Network(Encoders(encoder, channels), heads)
+    pairs = list(itertools.permutations(channels, 2))  # (query, memory)
+
+    def init(key, batch, pretrained=None):
+        check_views(batch, 1)
+        params, stats = networks.init(network, key, batch['views'][0], pretrained)
+        memories = {
+            view: memory.fresh(fold_in(key, i), examples, projector[-1])
+            for i, view in enumerate(channels, 1)
+        }
+        return params, CMCState(stats, memories, {'_'.join(pair): jnp.zeros(()) for pair in pairs})
+
+    def loss(params, state, batch, *, key, time):
+        out, stats = networks.apply(network, params, state.stats, batch['views'][0], key=key)
+        v = {view: normalize(out.z[:, i]) for i, view in enumerate(channels)}  # [b, d] each
+        index = batch['index']  # [b]
+        rows = memory.candidates(key, index, noise, examples) if noise else None  # [b, 1 + m]
+        value, log_z = 0.0, dict(state.log_z)
+        for pair in pairs:
+            query, other = pair
+            scores = parallel.score(state.memory[other], v[query], rows) / temperature
+            if nce:
+                name = '_'.join(pair)
+                term, log_z[name] = memory.nce(scores, log_z[name], time.step == 0, examples)
+            else:
+                own = jnp.zeros_like(index) if noise else index
+                term = optax.softmax_cross_entropy_with_integer_labels(scores, own).mean()
+            value += term
+        memories = {
+            view: memory.moved(state.memory[view], index, v[view], momentum) for view in channels
+        }  # after the loss
+        return value, Aux(CMCState(stats, memories, log_z), {}, out.h[:, None], out.z)
+
+    return Method(init, loss, features(network))
