@@ -19,7 +19,7 @@ import pytest
 
 from clr_jax import methods, parallel, schedules, train
 from clr_jax.checkpoint import Checkpoints, paths
-from clr_jax.data import pipeline, sources
+from clr_jax.data import pipeline, sources, text
 from clr_jax.method import make_time
 from tests.conftest import ROOT, config, resolved
 from tests.steps import double, kinds
@@ -65,9 +65,9 @@ CASES = cases()
 def small(name: str) -> dict:
     """The config `name`:smoke, smaller still, exact, at the peak learning rate of the full one."""
     full, c = config(name).to_dict(), resolved(name, 'smoke')
-    if c['encoder']['name'] != 'vit':
+    if c['encoder']['name'] not in ('vit', 'bert', 'wave', 'pixel'):  # not of images by convolution
         c['encoder'] = TINY | {'bn_groups': c['encoder']['bn_groups']}
-    for section in (c['encoder'], c['method']):
+    for section in (c['encoder'], c['text_encoder'], c['method']):
         section |= {'dtype': None} if 'dtype' in section else {}
     rate, scaling = full['optimizer']['learning_rate'], full['optimizer']['scaling']
     rate = schedules.scaled(rate, full['batch_size'], scaling)
@@ -119,6 +119,7 @@ def trained(case: str) -> Trained:
     c = small(CASES[case])
     source = sources.load(c['data'], 'train')
     run = train.describe(c, EPOCH * BATCH, source.classes or 0)
+    source = source._replace(tokenizer=text.tokenizer(c, 'none', source))
     source = source._replace(size=EPOCH * BATCH)  # so that numbers of examples stay within
     batch = next(pipeline.train_batches(source, run.views, seed=0, batch_size=BATCH))
     if run.extra:
