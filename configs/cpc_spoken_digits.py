@@ -19,9 +19,9 @@ def get_config(variant=''):
     config.views = {'sound': {'name': 'recording', 'samples': 3840}}
     config.encoder = {
         'name': 'wave',
-        'widths': (128, 128, 128, 128),
-        'kernels': (8, 8, 4, 4),
-        'strides': (5, 4, 2, 2),
+        'widths': (128, 128, 128, 128, 128),
+        'kernels': (8, 8, 4, 4, 4),
+        'strides': (5, 4, 2, 2, 1),
         'norm': 'layer',
     }
     config.method.update(name='cpc', context='gru', context_width=128, steps=6)
