@@ -20,7 +20,7 @@ def get_config(variant=''):
         'test': 'test_clean',
     }
     config.views = {'sound': {'name': 'recording', 'samples': 20480}}
-    config.encoder = {'name': 'wave'}
+    config.encoder.update(name='wave')
     config.method.update(name='cpc', context='gru', context_width=256, steps=12, negatives=128)
     config.optimizer = {
         'name': 'adamw',

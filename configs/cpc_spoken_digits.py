@@ -17,13 +17,13 @@ def get_config(variant=''):
     config.batch_size, config.epochs = 64, 30.0
     config.data = {'name': 'spoken_digits', 'path': ''}
     config.views = {'sound': {'name': 'recording', 'samples': 3840}}
-    config.encoder = {
-        'name': 'wave',
-        'widths': (128, 128, 128, 128, 128),
-        'kernels': (8, 8, 4, 4, 4),
-        'strides': (5, 4, 2, 2, 1),
-        'norm': 'layer',
-    }
+    config.encoder.update(
+        name='wave',
+        widths=(128, 128, 128, 128, 128),
+        kernels=(8, 8, 4, 4, 4),
+        strides=(5, 4, 2, 2, 1),
+        norm='layer',
+    )
     config.method.update(name='cpc', context='gru', context_width=128, steps=6)
     config.optimizer = {
         'name': 'adamw',

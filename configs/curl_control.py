@@ -20,10 +20,9 @@ def get_config(variant=''):
     config = default()
     config.batch_size, config.epochs = 128, 10.0
     config.data = {'name': 'replay', 'path': '', 'stack': 3}
-    config.views.frames = {'name': 'frames', 'size': 84, 'channels': 9}
-    del config.views['view']
-    config.encoder = {'name': 'pixel'}
-    config.method = {'name': 'curl'}
+    config.views = {'frames': {'name': 'frames', 'size': 84, 'channels': 9}}
+    config.encoder.update(name='pixel')
+    config.method.update(name='curl')
     config.optimizer = {
         'name': 'adamw',
         'learning_rate': 1e-3,

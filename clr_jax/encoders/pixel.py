@@ -42,7 +42,8 @@ class Pixel(nn.Module):
         )  # [n, features]
 
 
-def pixel(*, widths=(32, 32, 32, 32), features=50, conv='auto', dtype=None) -> Pixel:
+def pixel(*, widths=(32, 32, 32, 32), features=50, bn_groups=1, conv='auto', dtype=None) -> Pixel:
     """A `Pixel`, by default that of CURL. conv: form of the convolution (auto | direct | patches);
-    dtype: of the convolutions' computation (None: as given)."""
+    dtype: of the convolutions' computation (None: as given). bn_groups: every encoder is given it;
+    here it does nothing, for there is no batch norm."""
     return Pixel(tuple(widths), features, conv, dtype)

@@ -18,10 +18,11 @@ class CURLState(NamedTuple):
     target_stats: Any
 
 
-def curl(encoder, *, momentum=0.95, update_every=2, scale=1.0) -> Method:
+def curl(encoder, *, momentum=0.95, update_every=2, scale=1.0, bn_groups=1) -> Method:
     """momentum: of the key encoder, which moves at every `update_every`-th step. scale: of the logits
     (0.1 in the authors' code for Atari). No normalisation, one direction, as in the authors' code;
-    there the key encoder is the critic's, which moves likewise.
+    there the key encoder is the critic's, which moves likewise. `bn_groups`: every method is given it;
+    here only the encoder may have batch norm.
     """
     network = Network(encoder)
 
