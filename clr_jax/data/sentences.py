@@ -59,9 +59,9 @@ def triples(
 
 
 def docstrings(split: str, *, test_fraction: float = 0.1) -> Source:
-    """First sentences of the docstrings of Python's standard library, two of a module beside each
-    other, and where each module comes in the alphabet as its class of ten: smoke data, on which
-    nothing is to be reported."""
+    """First sentences of the docstrings of Python's standard library, two of a module beside each other
+    and one of another module, and where each module comes in the alphabet as its class of ten: smoke
+    data, on which nothing is to be reported."""
     modules = sorted(sys.stdlib_module_names)
     found: list = []
     labels: list = []
@@ -76,6 +76,7 @@ def docstrings(split: str, *, test_fraction: float = 0.1) -> Source:
         first = [sentence for sentence in first if len(sentence.split()) > 3]
         found += [[a, b] for a, b in zip(first[:16], first[1:17], strict=False)]
         labels += [10 * number // len(modules)] * (len(found) - len(labels))
+    found = [[*row, found[k - len(found) // 2][0]] for k, row in enumerate(found)]
     kept = set(_part(['\t'.join(row) for row in found], split, test_fraction))
     rows = [k for k, row in enumerate(found) if '\t'.join(row) in kept]
     chosen = np.array([labels[k] for k in rows], np.int32)

@@ -121,12 +121,12 @@ def test_triples_are_rows(tmp_path):
         sentences.triples('train', path=str(path))
 
 
-def test_docstrings_are_smoke_data_of_two_sentences():
+def test_docstrings_are_smoke_data_of_three_sentences():
     train, test = (sources.load({'name': 'docstrings'}, s) for s in ('train', 'test'))
     assert train.size > 500 > test.size > 20
     assert train.classes == 10
     assert all(len(x.split()) > 3 for x in train.texts())
-    assert len(read(train, 0)['text']) == 2
+    assert len(read(train, 0)['text']) == 3
 
 
 # Recordings.
