@@ -23,6 +23,14 @@ import jax  # noqa: E402
 import pytest  # noqa: E402
 
 
+@pytest.fixture(autouse=True, scope='module')
+def programs():
+    """Compiled programs go with the file that made them: the system maps only so many pieces of memory
+    into a process (65,530 on Linux), and XLA's compiler crashes when there are no more."""
+    yield
+    jax.clear_caches()
+
+
 @pytest.fixture
 def float64():
     """Everything in float64 inside the test: devices are compared there, where correct programs agree to 1e-12."""

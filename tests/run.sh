@@ -5,4 +5,5 @@ set -euo pipefail
 . "$(dirname "$0")/../launch/environment.sh"
 
 export JAX_PLATFORMS=cpu
-exec "$python" -m pytest -n 2 --dist loadfile "$@"
+# A worker that crashes ends the run: to replace it would hang it.
+exec "$python" -m pytest -n 2 --dist loadfile --max-worker-restart=0 "$@"
