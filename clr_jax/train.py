@@ -1,7 +1,7 @@
 """The step and the loop: the only ones, for every method."""
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -101,10 +101,10 @@ class Run(NamedTuple):
     optimizer: optax.GradientTransformation
     learning_rate: Callable
     views: list  # groups of them, of `data.views.KINDS`
-    unlabelled: list  # groups of the second stream
-    extra: int  # its examples in a batch
     steps_per_epoch: int
     total_steps: int
+    unlabelled: Sequence = ()  # groups of the second stream
+    extra: int = 0  # its examples in a batch
 
 
 def describe(config: dict, examples: int, classes: int) -> Run:
@@ -141,7 +141,7 @@ def describe(config: dict, examples: int, classes: int) -> Run:
         probe = optax.adam(config['probe']['learning_rate'])
         optimizer = optimizers.each({'method': optimizer, 'probe': probe})
     rate = optimizers.learning_rate(config['optimizer'], **pace)
-    return Run(method, optimizer, rate, groups, others, extra, steps_per_epoch, total)
+    return Run(method, optimizer, rate, groups, steps_per_epoch, total, others, extra)
 
 
 def blank_batch(run: Run, examples: int) -> dict:

@@ -267,7 +267,7 @@ def test_a_refresh_has_the_features_of_all_examples_in_order(devices):
     """Of the weights as they are, once for each, also where the last batch is not full; what it
     returns lies where the step needs it."""
     seen: list = []
-    of = {'seed': 3, 'evaluation': {'size': 8, 'crop': 1.0}}
+    of = {'seed': 3, 'views': {'view': {}}, 'evaluation': {'size': 8, 'crop': 1.0}}
     data = subsets.subset(sources.load({'name': 'digits'}, 'train'), fraction=0.25)
     mesh, sgd = parallel.make_mesh(jax.devices()[:devices]), optax.sgd(0.0)
     run = train.Run(refreshing(seen), sgd, lambda step: 0.0, [], 4, 12)
@@ -305,7 +305,7 @@ def test_a_refresh_has_the_features_of_all_examples_in_order(devices):
 def test_a_classifier_is_judged_by_its_own_answers(classifies):
     """Those of every fourth example are right; of any other method, by its neighbours."""
     section = {'size': 8, 'crop': 1.0, 'train_examples': 40, 'test_examples': 101}
-    of = {'data': {'name': 'digits'}, 'evaluation': section}
+    of = {'data': {'name': 'digits'}, 'views': {'view': {}}, 'evaluation': section}
     test = sources.load(of['data'], 'test')
 
     def features(params, state, batch):

@@ -6,6 +6,7 @@ the view in which an example is evaluated) and `blank` (zeros in the shape of a 
 is also that of what it shows in an example.
 """
 
+from collections.abc import Sequence
 from types import ModuleType
 from typing import Any
 
@@ -65,7 +66,7 @@ def show(view, example: dict, parameters: dict):
     return of(view).apply(view, example[name], parameters)
 
 
-def blank(views: list, examples: int) -> dict:
+def blank(views: Sequence, examples: int) -> dict:
     """A batch of zeros in the shapes of a real one."""
     number = np.zeros(examples, np.int32)
     made = tuple(of(view).blank(view, examples) for view in views for _ in range(view.copies))
