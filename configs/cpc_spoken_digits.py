@@ -5,7 +5,7 @@ on a laptop, and not a reproduction of anything published.
     python -m clr_jax.evaluate --workdir=runs/cpc_spoken_digits --protocol=linear --baselines
     python -m clr_jax.evaluate --workdir=runs/cpc_spoken_digits --protocol=linear --baselines --label=speaker
 
-Hardware: two CPU cores, some ten minutes. The recordings have 8 kHz, half of LibriSpeech's, so the strides
+Hardware: two CPU cores; not run to the end yet. The recordings have 8 kHz, half of LibriSpeech's, so the strides
 are shorter: a step is 10 ms as in the paper.
 """
 

@@ -9,7 +9,7 @@ It trains on the names of one drawing style, and is tested on names it has not s
 packages emoji-datasource-google and -twitter, 64 pixels; `captions.json` beside their folders is a list
 of {"image": ..., "caption": ..., "category": ...}.
 
-Hardware: two CPU cores, some ten minutes.
+Hardware: two CPU cores; not run to the end yet, so without a time or a result.
 """
 
 from clr_jax.config import default, finish
