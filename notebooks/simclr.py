@@ -44,7 +44,7 @@ from sklearn.manifold import TSNE
 
 from clr_jax import config as configs
 from clr_jax import parallel, train
-from clr_jax.data import pipeline, sources
+from clr_jax.data import pipeline, sources, views
 from clr_jax.evaluate.features import extract, forward
 from clr_jax.evaluate.knn import Knn, knn
 
@@ -109,13 +109,12 @@ plt.show()
 ts = train.make_state(run.method, run.optimizer, mesh, train.blank_batch(run, 2), seed=0)
 encode = forward(run.method.features, mesh)
 
-
-view = {'size': config['evaluation']['size'], 'crop': config['evaluation']['crop']}
+shown = views.evaluated(config)
 
 
 def features(source):
     """Frozen features of a whole split."""
-    return extract(lambda b: encode(ts.params, ts.state, b), mesh, source, **view)
+    return extract(lambda b: encode(ts.params, ts.state, b), mesh, source, shown)
 
 
 before = knn(Knn(), features(data), features(test), data.classes)['top1']

@@ -38,7 +38,7 @@ def run(name: str, **parameters):
 
 
 def test_simclr_runs_on_embedded_data():
-    printed, pictures = run('simclr', steps=(600, 60))
+    printed, pictures = run('simclr', steps=(600, 150))
     before, after = printed.split('kNN before ')[-1].split('\n')[0].split(', after ')
     assert pictures == 3
     assert float(after) > float(before)
