@@ -130,12 +130,14 @@ def smoke(config: ConfigDict) -> ConfigDict:
 
 
 def _small(views: ConfigDict):
-    """Groups of views at laptop size: images of 16 pixels, small crops of 8."""
+    """Groups of views at laptop size: images of 16 pixels, small crops of 8, and in them what is in
+    pixels."""
     images = {n: v for n, v in views.items() if v.get('name', 'image') == 'image'}
     sizes = {name: view.get('size', 224) for name, view in images.items()}
     for name, view in images.items():
         view.size = max(8, round(4 * sizes[name] / max(sizes.values())) * 4)
         view.cutout = view.get('cutout', 0) * view.size // sizes[name]
+        view.sigma = tuple(x * view.size / sizes[name] for x in view.get('sigma', (0.1, 2.0)))
     least = {'text': {'length': 16}, 'recording': {'samples': 2560}, 'frames': {'size': 16}}
     for view in views.values():
         view.update(least.get(view.get('name', ''), {}))
@@ -225,7 +227,10 @@ def save(config: dict, workdir):
 
 
 def saved(workdir) -> dict:
-    """The config that a run left in its workdir; sections that it did not know yet are as by default."""
+    """The config that a run left in its workdir; sections, and settings of views, that it did not know
+    yet are as by default."""
+    from clr_jax.data.views import settings
+
     path = epath.Path(absolute(str(workdir))) / 'config.json'
     if not path.is_file():
         name = path.parent.name.removesuffix('_smoke')
@@ -236,9 +241,13 @@ def saved(workdir) -> dict:
         missing = 'is not the workdir of a run: it has no config.json; first run'
         raise Problem(f'{workdir} {missing} {command}', INPUT)
     try:
-        return json.loads(json.dumps(default().to_dict())) | json.loads(path.read_text())
+        config = json.loads(json.dumps(default().to_dict())) | json.loads(path.read_text())
     except ValueError as error:
         raise Problem(f'{path} is not JSON: {error}', CONFIG) from None
+    for groups in (config['views'], config['unlabelled']['views']):
+        for name, view in groups.items():
+            groups[name] = settings(view)._field_defaults | view
+    return config
 
 
 def differences(then: dict, now: dict, prefix: str = '') -> list[str]:

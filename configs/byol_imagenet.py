@@ -4,6 +4,9 @@
 
 Hardware: a pod of 64 or more TPU chips. Published: 74.3 % top-1 by linear evaluation after 1000
 epochs; 72.5 after 300 with learning rate 0.3, weight decay 1e-6 and momentum 0.99.
+
+Crops are drawn by TensorFlow's sampler, where the official code draws each once, its aspect
+log-uniform, and cuts it off at the borders.
 """
 
 from clr_jax.config import default, finish
@@ -21,10 +24,12 @@ def get_config(variant=''):
     both = {
         'copies': 1,
         'size': 224,
+        'flavour': 'tf',
         'area': (0.08, 1.0),
         'min_object_covered': 0.0,
         'interpolation': 'bicubic',
         'brightness': 0.4,
+        'additive': True,
         'contrast': 0.4,
         'saturation': 0.2,
         'hue': 0.1,

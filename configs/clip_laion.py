@@ -28,8 +28,8 @@ def get_config(variant=''):
         'image': {
             'copies': 1,
             'size': 224,
+            'flavour': 'torch',
             'area': (0.9, 1.0),
-            'min_object_covered': 0.0,
             'flip': 0.0,
             'jitter': 0.0,
             'grayscale': 0.0,

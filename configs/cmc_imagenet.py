@@ -30,8 +30,8 @@ def get_config(variant=''):
     config.views.view = {
         'copies': 1,
         'size': 224,
+        'flavour': 'torch',
         'area': (0.08, 1.0),
-        'min_object_covered': 0.0,
         'interpolation': 'bilinear',
         'jitter': 0.0,
         'grayscale': 0.0,

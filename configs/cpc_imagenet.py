@@ -28,6 +28,7 @@ def get_config(variant=''):
     config.views.view = {
         'copies': 1,
         'size': 256,
+        'flavour': 'tf',
         'area': (0.3, 1.0),
         'min_object_covered': 0.0,
         'jitter': 0.0,

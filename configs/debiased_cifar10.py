@@ -16,8 +16,8 @@ def get_config(variant=''):
     config.data = {'name': 'tfds', 'dataset': 'cifar10', 'train': 'train', 'test': 'test'}
     config.views.view = {
         'size': 32,
+        'flavour': 'torch',
         'area': (0.08, 1.0),
-        'min_object_covered': 0.0,
         'interpolation': 'bilinear',
         'jitter': 0.8,
         'brightness': 0.4,
@@ -26,6 +26,7 @@ def get_config(variant=''):
         'hue': 0.1,
         'grayscale': 0.2,
         'blur': 0.5,
+        'kernel': 3,
     }
     config.encoder.update(
         name='resnet',

@@ -21,7 +21,7 @@ def get_config(variant=''):
         'test': 'validation',
     }
     both = {
-        'min_object_covered': 0.0,
+        'flavour': 'torch',
         'interpolation': 'bilinear',
         'brightness': 0.8,
         'contrast': 0.8,

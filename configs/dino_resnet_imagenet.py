@@ -22,8 +22,8 @@ def get_config(variant=''):
     every = {
         'copies': 1,
         'size': 224,
+        'flavour': 'torch',
         'area': (0.14, 1.0),
-        'min_object_covered': 0.0,
         'interpolation': 'bicubic',
         'brightness': 0.4,
         'contrast': 0.4,

@@ -17,8 +17,8 @@ def get_config(variant=''):
     config.views.view = {
         'copies': 1,
         'size': 32,
+        'flavour': 'torch',
         'area': (0.2, 1.0),
-        'min_object_covered': 0.0,
         'interpolation': 'bilinear',
         'flip': 0.0,
         'jitter': 1.0,

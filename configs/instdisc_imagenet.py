@@ -21,8 +21,8 @@ def get_config(variant=''):
     config.views.view = {
         'copies': 1,
         'size': 224,
+        'flavour': 'torch',
         'area': (0.2, 1.0),
-        'min_object_covered': 0.0,
         'interpolation': 'bilinear',
         'jitter': 1.0,
         'brightness': 0.4,

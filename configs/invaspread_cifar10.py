@@ -16,8 +16,8 @@ def get_config(variant=''):
     config.data = {'name': 'tfds', 'dataset': 'cifar10', 'train': 'train', 'test': 'test'}
     config.views.view = {
         'size': 32,
+        'flavour': 'torch',
         'area': (0.2, 1.0),
-        'min_object_covered': 0.0,
         'interpolation': 'bilinear',
         'jitter': 1.0,
         'brightness': 0.4,

@@ -24,8 +24,8 @@ def get_config(variant=''):
     shape = {
         'copies': 1,
         'size': 224,
+        'flavour': 'torch',
         'area': (0.2, 1.0),
-        'min_object_covered': 0.0,
         'interpolation': 'bilinear',
         'rotate': 0.5,
         'brightness': 0.4,

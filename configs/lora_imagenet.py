@@ -23,6 +23,7 @@ def get_config(variant=''):
     config.views.view = {
         'copies': 1,
         'size': 224,
+        'flavour': 'torch',
         'area': (0.08, 1.0),
         'jitter': 0.0,
         'grayscale': 0.0,

@@ -23,6 +23,7 @@ def get_config(variant=''):
     }
     config.views.view = {
         'size': 224,
+        'flavour': 'tf',
         'area': (0.08, 1.0),
         'jitter': 0.8,
         'grayscale': 0.2,

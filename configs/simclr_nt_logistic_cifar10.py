@@ -17,6 +17,7 @@ def get_config(variant=''):
     config.data = {'name': 'tfds', 'dataset': 'cifar10', 'train': 'train', 'test': 'test'}
     config.views.view = {
         'size': 32,
+        'flavour': 'tf',
         'brightness': 0.4,
         'contrast': 0.4,
         'saturation': 0.4,

@@ -27,6 +27,7 @@ def get_config(variant=''):
     config.views.view = {
         'copies': 1,
         'size': 224,
+        'flavour': 'tf',
         'area': (0.08, 1.0),
         'jitter': 0.0,
         'grayscale': 0.0,

@@ -20,8 +20,8 @@ def get_config(variant=''):
     }
     config.views.view = {
         'size': 224,
+        'flavour': 'torch',
         'area': (0.2, 1.0),
-        'min_object_covered': 0.0,
         'interpolation': 'bilinear',
         'brightness': 0.4,
         'contrast': 0.4,

@@ -20,6 +20,7 @@ def get_config(variant=''):
     plain = {
         'copies': 1,
         'size': 32,
+        'flavour': 'tf',
         'area': (0.7, 1.0),
         'min_object_covered': 0.0,
         'jitter': 0.0,

@@ -145,8 +145,8 @@ def test_smoke_keeps_what_the_run_is_about(name):
     full, small = config(name).to_dict(), config(name, 'smoke').to_dict()
     resized = (
         r'(data\.|subset\.|batch_size|epochs|steps|log_every|checkpoint_every|evaluation\.(size|crop|every)'
-        r'|(text_)?encoder\.(depth|width|widths|small_stem|heads|patch|image_size|hidden|vocabulary)|views\.\w+\.(size|cutout|length|samples)'
-        r'|tokenizer\.|unlabelled\.(batch_size|views\.\w+\.(size|cutout|length))'
+        r'|(text_)?encoder\.(depth|width|widths|small_stem|heads|patch|image_size|hidden|vocabulary)|views\.\w+\.(size|sigma|cutout|length|samples)'
+        r'|tokenizer\.|unlabelled\.(batch_size|views\.\w+\.(size|sigma|cutout|length))'
         r'|method\.(projector|predictor|prototypes|clusters|queue_size|memory|noise|decoder_\w+|context_(width|depth)|patch|stride)|(pretrained|teacher)\.workdir|pretrained\.weights'
         r'|optimizer\.(learning_rate|schedule\.warmup_epochs)|groups\.\w+\.freeze_until):? ?'
     )
@@ -327,6 +327,15 @@ def test_a_config_is_written_whole_or_not_at_all(tmp_path):
         configs.save({'seed': 2, 'bad': object()}, tmp_path)
     assert json.loads((tmp_path / 'config.json').read_text()) == {'seed': 1}
     assert configs.saved(tmp_path)['seed'] == 1
+
+
+def test_an_old_config_gets_the_settings_that_came_after_it(tmp_path):
+    of = config('simclr_digits').to_dict()
+    configs.save(of, tmp_path)
+    saved = json.loads((tmp_path / 'config.json').read_text())
+    del saved['views']['view']['flavour'], saved['tokenizer']
+    (tmp_path / 'config.json').write_text(json.dumps(saved))
+    assert configs.differences(configs.saved(tmp_path), of) == []
 
 
 def test_the_default_is_new_each_time():

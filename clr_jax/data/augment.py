@@ -1,12 +1,14 @@
-"""The augmentations of SimCLR (Chen et al., 2020; arXiv:2002.05709) on the host, as TensorFlow defines
-them: `sample` draws a view's parameters in NumPy, `apply` makes of them and an image one picture.
+"""Views of images: `sample` draws a view's parameters in NumPy, `apply` makes of them and an image one
+picture, in a graph on the host. The operations are those of SimCLR (Chen et al., 2020;
+arXiv:2002.05709), in one of two flavours.
 """
 
+import math
 from typing import NamedTuple
 
 import numpy as np
 
-from clr_jax.data import index, policies
+from clr_jax.data import flavours, index, policies
 from clr_jax.data.graph import tensorflow
 from clr_jax.entry import CONFIG, Problem, nearest
 
@@ -26,10 +28,12 @@ class View(NamedTuple):
 
     copies: int = 2  # views of each example
     size: int = 224  # pixels per side
+    flavour: str = 'tf'  # what the operations below mean exactly: TensorFlow's, or 'torch'
     area: tuple = (0.08, 1.0)  # share of the image a crop covers; (1, 1): the whole image, no crop
     ratio: tuple = (3 / 4, 4 / 3)  # width / height of the crop
-    min_object_covered: float = 0.1  # the crop's least share of the image, whatever `area` says
-    interpolation: str = 'bicubic'  # without antialiasing
+    # of the flavour tf: the crop's least share of the image, whatever `area` says
+    min_object_covered: float = 0.1
+    interpolation: str = 'bicubic'  # without antialiasing, or in the flavour torch with it
     rotate: float = 0.0  # probability of a turn by 90, 180 or 270 degrees
     flip: float = 0.5  # probability
     policy: str = ''  # of augmentation, one of policies.POLICIES; '': none
@@ -38,12 +42,16 @@ class View(NamedTuple):
     cutout: int = 0  # pixels per side of a square made grey, around any pixel; 0: none
     jitter: float = 0.8  # probability of the four below, in random order
     brightness: float = 0.8  # factor in [1 - d, 1 + d]
-    contrast: float = 0.8  # factor in [1 - d, 1 + d], around each channel's mean
-    saturation: float = 0.8  # factor in [1 - d, 1 + d], of the S in HSV
+    additive: bool = False  # brightness is a shift in [-d, d] instead, where the brightest is 1
+    contrast: float = 0.8  # factor in [1 - d, 1 + d]
+    saturation: float = 0.8  # factor in [1 - d, 1 + d]
     hue: float = 0.2  # shift in [-d, d] turns
     grayscale: float = 0.2  # probability
     blur: float = 0.5  # probability
-    sigma: tuple = (0.1, 2.0)  # of the blur, in pixels; the kernel is a tenth of the side wide
+    sigma: tuple = (0.1, 2.0)  # of the blur, in pixels
+    kernel: int = (
+        0  # pixels, odd: a Gaussian of so many taps, mirrored in the flavour torch; 0: its own
+    )
     solarize: float = 0.0  # probability of inverting the brighter half, the last operation
     shared: tuple = ()  # draws (names in DRAWS) that all views of an example have in common
 
@@ -53,6 +61,8 @@ class Central(NamedTuple):
 
     size: int  # pixels per side
     crop: float = 0.875  # side of the central square, as a share of the image's short side
+    flavour: str = 'tf'
+    interpolation: str = 'bicubic'
 
 
 def check(view: View) -> View:
@@ -68,7 +78,7 @@ def check(view: View) -> View:
         'a share of the image, in [0, 1]': (('min_object_covered',), 0, 1),
         'a number above 0': (('copies', 'size', 'policy_operations'), 1, np.inf),
         'a level, in [0, 30]': (('policy_magnitude',), 0, 30),
-        'in pixels, at least 0': (('cutout',), 0, np.inf),
+        'in pixels, at least 0': (('cutout', 'kernel'), 0, np.inf),
     }
     for what, (names, low, high) in numbers.items():
         for name in names:
@@ -78,7 +88,11 @@ def check(view: View) -> View:
         low, high = getattr(view, name)
         if not 0 < low <= high <= limit:
             raise Problem(f'{name}={(low, high)} of a view is a range 0 < low <= high', CONFIG)
-    words = [(view.interpolation, METHODS), *((name, DRAWS) for name in view.shared)]
+    if view.kernel and not view.kernel % 2:
+        raise Problem(f'kernel={view.kernel} of a view is odd, or 0', CONFIG)
+    methods = METHODS[:2] if view.flavour == 'torch' else METHODS
+    words: list[tuple] = [(view.flavour, flavours.FLAVOURS), (view.interpolation, methods)]
+    words += [(name, DRAWS) for name in view.shared]
     words += [(view.policy, tuple(policies.POLICIES))] if view.policy else []
     for word, known in words:
         if word not in known:
@@ -93,8 +107,14 @@ def strengths(view: View) -> dict:
 
 
 def radius(view: View) -> int:
-    """Of the blur's kernel, 2 * radius + 1 wide: 11 at 224 pixels, 0 (no blur) below 20."""
-    return view.size // 10 // 2 if view.blur else 0
+    """Of the blur's kernel, 2 * radius + 1 wide. In the flavour tf 11 at 224 pixels, 0 (no blur) below
+    20; in torch that of one of Pillow's box filters at the largest sigma."""
+    if not view.blur:
+        return 0
+    if view.kernel:
+        return view.kernel // 2
+    boxes = view.flavour == 'torch'
+    return math.ceil(flavours.box_radius(view.sigma[1])) if boxes else view.size // 10 // 2
 
 
 def policy(view: View) -> policies.Policy:
@@ -116,8 +136,10 @@ def sample(view: View, keys, number: int) -> dict:
 
     result = {}
     if view.area[0] < 1:
-        # a seed [b, 2]: the box itself depends on the image's shape
-        result['crop'] = (draw('crop', 2) * 2**31).astype(np.int32)
+        # the box itself depends on the image's shape; of tf a seed [b, 2], of torch draws [b, 22]
+        torch = view.flavour == 'torch'
+        crop = draw('crop', 2 * flavours.TRIES + 2 if torch else 2)
+        result['crop'] = crop if torch else (crop * 2**31).astype(np.int32)
     if view.rotate:
         share = draw('rotate') / view.rotate  # below 1: turned
         result['rotate'] = np.where(share < 1, 1 + np.floor(3 * share), 0).astype(np.int32)  # [b]
@@ -131,7 +153,8 @@ def sample(view: View, keys, number: int) -> dict:
         result['jitter'] = draw('jitter') < view.jitter
         result['order'] = draw('order', len(colours)).argsort(axis=1).astype(np.int32)  # [b, 4]
         for name, d in colours.items():
-            result[name] = between(name, *((-d, d) if name == 'hue' else (max(0, 1 - d), 1 + d)))
+            shift = name == 'hue' or (name == 'brightness' and view.additive)
+            result[name] = between(name, *((-d, d) if shift else (max(0, 1 - d), 1 + d)))
     if view.grayscale:
         result['grayscale'] = draw('grayscale') < view.grayscale
     if radius(view):
@@ -145,9 +168,7 @@ def sample(view: View, keys, number: int) -> dict:
 def apply(view: View, image, parameters: dict):
     """A view of `image` (uint8 [h, w, 3]) by a row of `sample` -> uint8 [size, size, 3]."""
     tf = tensorflow()
-    if 'crop' in parameters:
-        image = tf.slice(image, *crop_box(view, tf.shape(image), parameters['crop']))
-    x = resize(image, view.size, view.interpolation)  # [S, S, 3] float32 in [0, 255]
+    x = cropped(view, image, parameters)
     if 'rotate' in parameters:
         x = tf.image.rot90(x, parameters['rotate'])
     if 'flip' in parameters:
@@ -157,88 +178,77 @@ def apply(view: View, image, parameters: dict):
         x = tf.cast(tf.ensure_shape(made, x.shape), tf.float32)
     if 'cutout' in parameters:
         x = policies.cutout(x, view.cutout, parameters['cutout'])
+    return tf.cast(recoloured(view, x, parameters) + 0.5, tf.uint8)
+
+
+def cropped(view: View, image, parameters: dict):
+    """The crop, resized: uint8 [h, w, 3] -> float32 [size, size, 3] in [0, 255]."""
+    tf = tensorflow()
+    if 'crop' in parameters:
+        image = tf.slice(image, *crop_box(view, tf.shape(image), parameters['crop']))
+    resize = flavours.antialiased if view.flavour == 'torch' else flavours.resize
+    x = resize(image, (view.size, view.size), view.interpolation)
+    return tf.ensure_shape(x, [view.size, view.size, 3])
+
+
+def crop_box(view: View, shape, drawn):
+    """The (begin, extent) of a slice of an image of `shape` [3], each [3], by `drawn` of `sample`."""
+    box = flavours.resized_box if view.flavour == 'torch' else flavours.sampled_box
+    return box(view, shape, drawn)
+
+
+def recoloured(view: View, x, parameters: dict):
+    """The operations on colours, and the blur: float32 [S, S, 3] in [0, 255] -> the same."""
+    tf = tensorflow()
     if 'jitter' in parameters:
         x = tf.cond(parameters['jitter'], lambda: jitter(view, x, parameters), lambda: x)
     if 'grayscale' in parameters:
-        x = tf.cond(parameters['grayscale'], lambda: grayscale(x), lambda: x)
+        grey = lambda: tf.stack([flavours.luma(x)] * 3, axis=2)
+        x = tf.cond(parameters['grayscale'], grey, lambda: x)
     if 'blur' in parameters:
         sigma, reach = parameters['sigma'], radius(view)
+        torch = flavours.mirrored if view.kernel else flavours.boxes
+        blur = torch if view.flavour == 'torch' else flavours.gaussian
         x = tf.cond(parameters['blur'], lambda: blur(x, sigma, reach), lambda: x)
     if 'solarize' in parameters:
         x = tf.cond(parameters['solarize'], lambda: tf.where(x < 127.5, x, 255 - x), lambda: x)
-    return tf.cast(x + 0.5, tf.uint8)
-
-
-def evaluation(image, size: int, crop: float = 0.875, interpolation: str = 'bicubic'):
-    """The central square of `crop` times the short side, resized: uint8 -> uint8 [size, size, 3]."""
-    tf = tensorflow()
-    shape = tf.shape(image)[:2]
-    side = tf.cast(tf.round(crop * tf.cast(tf.reduce_min(shape), tf.float32)), tf.int32)
-    begin = (shape - side + 1) // 2
-    image = tf.slice(image, tf.concat([begin, [0]], 0), tf.stack([side, side, 3]))  # [s, s, 3]
-    return tf.cast(resize(image, size, interpolation) + 0.5, tf.uint8)
-
-
-def blank(view: View, examples: int):
-    return np.zeros((examples, view.size, view.size, 3), np.uint8)
-
-
-def crop_box(view: View, shape, seed):
-    """SimCLR's random crop of an image of `shape` [3]: the (begin, extent) of a slice, each [3].
-
-    A pure function of its arguments, `seed` [2] int32 among them: TensorFlow's sampler of distorted
-    boxes, at most 100 tries, else the whole image.
-    """
-    begin, extent, _ = tensorflow().raw_ops.StatelessSampleDistortedBoundingBox(
-        image_size=shape,
-        bounding_boxes=[[[0.0, 0.0, 1.0, 1.0]]],
-        min_object_covered=view.min_object_covered,
-        seed=seed,
-        aspect_ratio_range=list(view.ratio),
-        area_range=list(view.area),
-        max_attempts=100,
-        use_image_if_no_bounding_boxes=True,
-    )
-    return begin, extent
-
-
-def resize(image, size: int, interpolation: str):
-    """uint8 [h, w, 3] -> float32 [size, size, 3], clipped to [0, 255]: bicubic overshoots."""
-    tf = tensorflow()
-    x = tf.cast(tf.image.resize(image, [size, size], interpolation), tf.float32)
-    return tf.clip_by_value(tf.ensure_shape(x, [size, size, 3]), 0.0, 255.0)
+    return x
 
 
 def jitter(view: View, x, parameters: dict):
     """The colour operations in the order of `parameters`, each clipped to the range of pixels."""
     tf = tensorflow()
-    operations = {
-        'brightness': lambda x, factor: x * factor,
-        'contrast': tf.image.adjust_contrast,
-        'saturation': tf.image.adjust_saturation,
-        'hue': tf.image.adjust_hue,
-    }
-    names = list(strengths(view))
+    operations, names = flavours.colours(view), list(strengths(view))
     for k in range(len(names)):
         branches = [lambda x=x, name=name: operations[name](x, parameters[name]) for name in names]
         x = tf.clip_by_value(tf.switch_case(parameters['order'][k], branches), 0.0, 255.0)
     return x
 
 
-def grayscale(x):
-    """Luma in all three channels. As a product of matrices its bits would depend on the processor."""
-    tf = tensorflow()
-    red, green, blue = tf.unstack(x, axis=2)  # [S, S] each
-    return tf.stack([0.2989 * red + 0.587 * green + 0.114 * blue] * 3, axis=2)
+def central(view: View, size: int, crop: float) -> Central:
+    """The view in which the images are evaluated that are trained on in `view`."""
+    torch = view.flavour == 'torch'
+    return Central(size, crop, 'torch', view.interpolation) if torch else Central(size, crop)
 
 
-def blur(x, sigma, radius: int):
-    """Gaussian blur of [S, S, 3] by 2 * radius + 1 taps; outside it is black, as in SimCLR."""
+def evaluation(image, view: Central):
+    """The central square, resized: uint8 [h, w, 3] -> uint8 [size, size, 3]. The flavour torch resizes
+    first and cuts then, as torchvision's Resize and CenterCrop do."""
     tf = tensorflow()
-    reach = tf.minimum(float(radius), tf.math.ceil(5 * sigma))  # beyond are under 1e-6 of the sum
-    taps = tf.exp(-(tf.range(-reach, reach + 1) ** 2) / (2 * sigma**2))
-    taps = (taps / tf.reduce_sum(taps))[:, None, None, None]
-    kernel = tf.tile(taps, [1, 1, 3, 1])  # [k, 1, 3, 1]
-    x = tf.nn.depthwise_conv2d(x[None], kernel, [1, 1, 1, 1], 'SAME')
-    x = tf.nn.depthwise_conv2d(x, tf.transpose(kernel, [1, 0, 2, 3]), [1, 1, 1, 1], 'SAME')
-    return x[0]
+    shape, size = tf.shape(image)[:2], view.size
+    short = tf.reduce_min(shape)
+    if view.flavour == 'torch':
+        whole = shape * round(size / view.crop) // short
+        x = flavours.antialiased(image, (whole[0], whole[1]), view.interpolation)
+        begin = tf.cast(tf.round((whole - size) / 2), tf.int32)
+        x = tf.slice(x, tf.concat([begin, [0]], 0), [size, size, 3])
+        return tf.cast(x, tf.uint8)
+    side = tf.cast(tf.round(view.crop * tf.cast(short, tf.float32)), tf.int32)
+    begin = (shape - side + 1) // 2
+    image = tf.slice(image, tf.concat([begin, [0]], 0), tf.stack([side, side, 3]))  # [s, s, 3]
+    x = flavours.resize(image, [size, size], view.interpolation)
+    return tf.cast(tf.ensure_shape(x, [size, size, 3]) + 0.5, tf.uint8)
+
+
+def blank(view: View, examples: int):
+    return np.zeros((examples, view.size, view.size, 3), np.uint8)

@@ -54,14 +54,16 @@ def evaluated(config: dict) -> list:
         view = make(section, f'config.views.{name}')
         size, crop = (config['evaluation'][key] for key in ('size', 'crop'))
         image = isinstance(view, augment.View)
-        found.setdefault(type(view), augment.Central(size, crop) if image else of(view).plain(view))
+        found.setdefault(
+            type(view), augment.central(view, size, crop) if image else of(view).plain(view)
+        )
     return list(found.values())
 
 
 def show(view, example: dict, parameters: dict):
     """The view of an example, in a graph: `example` as `Source.read` gives it, a row of `sample`."""
     if isinstance(view, augment.Central):
-        return augment.evaluation(example['image'], *view)
+        return augment.evaluation(example['image'], view)
     name = next(name for name, (_, kind) in KINDS.items() if isinstance(view, kind))
     return of(view).apply(view, example[name], parameters)
 

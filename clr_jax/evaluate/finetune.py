@@ -16,7 +16,7 @@ from clr_jax.entry import Problem
 from clr_jax.evaluate.features import extract, forward
 from clr_jax.train import Run, TrainState, fit, restore
 
-CROP = ('area', 'ratio', 'min_object_covered', 'interpolation', 'flip')
+CROP = ('flavour', 'area', 'ratio', 'min_object_covered', 'interpolation', 'flip')
 
 
 class Finetune(NamedTuple):

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from clr_jax.data import augment, index
-from clr_jax.data.augment import View, tensorflow
+from clr_jax.data.augment import Central, View, tensorflow
 from clr_jax.entry import CONFIG, Problem
 
 OFF = View(area=(1.0, 1.0), flip=0.0, jitter=0.0, grayscale=0.0, blur=0.0)  # resizes only
@@ -245,12 +245,12 @@ def test_golden_parameters():
 def test_evaluation_is_the_central_square():
     tf = tensorflow()
     x = picture(32, 32)
-    np.testing.assert_array_equal(augment.evaluation(tf.constant(x), 32, 1.0), x)
+    np.testing.assert_array_equal(augment.evaluation(tf.constant(x), Central(32, 1.0)), x)
     x = picture(40, 57)
-    np.testing.assert_array_equal(augment.evaluation(tf.constant(x), 40, 1.0), x[:, 9:49])
-    np.testing.assert_array_equal(augment.evaluation(tf.constant(x), 35), x[3:38, 11:46])
+    np.testing.assert_array_equal(augment.evaluation(tf.constant(x), Central(40, 1.0)), x[:, 9:49])
+    np.testing.assert_array_equal(augment.evaluation(tf.constant(x), Central(35)), x[3:38, 11:46])
     expected = tf.image.resize(x[3:38, 11:46], [16, 16], 'bicubic')
-    assert_rounded(augment.evaluation(tf.constant(x), 16).numpy(), expected.numpy())
+    assert_rounded(augment.evaluation(tf.constant(x), Central(16)).numpy(), expected.numpy())
 
 
 @pytest.mark.parametrize(
@@ -264,6 +264,9 @@ def test_evaluation_is_the_central_square():
         ({'size': 0}, 'size=0'),
         ({'interpolation': 'bicubik'}, 'did you mean "bicubic"'),
         ({'shared': ('croop',)}, 'did you mean "crop"'),
+        ({'flavour': 'torsh'}, 'did you mean "torch"'),
+        ({'flavour': 'torch', 'interpolation': 'area'}, '"area"'),
+        ({'kernel': 4}, 'kernel=4'),
     ],
 )
 def test_a_wrong_setting_is_named(wrong, message):

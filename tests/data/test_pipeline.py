@@ -9,7 +9,11 @@ from clr_jax.data import augment, index, pipeline, sources
 from clr_jax.data.augment import Central, View, tensorflow
 from clr_jax.entry import CONFIG, Problem
 
-VIEWS = (View(size=20), View(copies=1, size=8, area=(0.05, 0.3), blur=0.0, shared=('flip',)))
+VIEWS = (
+    View(size=20),
+    View(copies=1, size=8, area=(0.05, 0.3), blur=0.0, shared=('flip',)),
+    View(copies=1, size=12, flavour='torch', solarize=0.3),
+)
 LIGHT = (View(size=8, jitter=0.0, blur=0.0),)  # a graph that is quickly made
 BATCH = 16
 
@@ -42,9 +46,9 @@ def reference(digits):
 
 def test_a_batch_has_numbered_views_labels_and_indices(digits, reference):
     tf = tensorflow()
-    groups = [VIEWS[0], VIEWS[0], VIEWS[1]]
+    groups = [VIEWS[0], *VIEWS]
     for step, batch in enumerate(reference):
-        assert [v.shape for v in batch['views']] == [(16, 20, 20, 3)] * 2 + [(16, 8, 8, 3)]
+        assert [v.shape for v in batch['views']] == [(16, s, s, 3) for s in (20, 20, 8, 12)]
         assert {v.dtype for v in batch['views']} == {np.dtype('uint8')}
         assert {batch[k].dtype for k in ('label', 'index')} == {np.dtype('int32')}
         place = np.arange(step * BATCH, (step + 1) * BATCH)

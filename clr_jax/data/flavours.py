@@ -1,0 +1,171 @@
+"""Operations on pixels, in a graph, in two flavours that share their names and settings and differ in what
+comes out: `tf`, TensorFlow's, of SimCLR and BYOL, and `torch`, torchvision's and Pillow's, of most
+other published codes.
+
+| | tf | torch |
+|---|---|---|
+| crop | area and aspect as TensorFlow's sampler draws them, a least share of the image | area uniform, aspect log-uniform, ten tries, then the middle |
+| resizing | without antialiasing | Pillow's: antialiased, rounded to whole levels after each axis |
+| contrast | around each channel's mean | around the mean brightness |
+| saturation | of the S in HSV | between the picture and its brightness |
+| blur | a Gaussian a tenth of the side wide, black outside | Pillow's three box filters, the border repeated |
+
+Colours are computed in float32 between 0 and 255 and rounded once, in the end, where Pillow rounds after
+each operation. Brightness (a factor), hue, grayscale and solarisation are the same in both.
+"""
+
+from clr_jax.data.graph import tensorflow
+
+FLAVOURS = ('tf', 'torch')
+LUMA = (0.2989, 0.587, 0.114)
+TRIES = 10  # of torchvision's crop
+
+
+def sampled_box(view, shape, seed):
+    """SimCLR's random crop of an image of `shape` [3]: the (begin, extent) of a slice, each [3].
+
+    A pure function of its arguments, `seed` [2] int32 among them: TensorFlow's sampler of distorted
+    boxes, at most 100 tries, else the whole image.
+    """
+    begin, extent, _ = tensorflow().raw_ops.StatelessSampleDistortedBoundingBox(
+        image_size=shape,
+        bounding_boxes=[[[0.0, 0.0, 1.0, 1.0]]],
+        min_object_covered=view.min_object_covered,
+        seed=seed,
+        aspect_ratio_range=list(view.ratio),
+        area_range=list(view.area),
+        max_attempts=100,
+        use_image_if_no_bounding_boxes=True,
+    )
+    return begin, extent
+
+
+def resized_box(view, shape, draws):
+    """The random crop of torchvision's RandomResizedCrop: (begin, extent), each [..., 3] int32.
+
+    draws: [..., 2 * TRIES + 2] float64 in [0, 1), the area and the aspect of each try, and the place of
+    the first that fits. If none does, the largest central crop whose aspect is allowed.
+    """
+    tf = tensorflow()
+    height, width = (tf.cast(shape[axis], tf.float64) for axis in (0, 1))
+    area, aspect, place = tf.split(draws, [TRIES, TRIES, 2], -1)
+    (least, most), (narrow, wide) = view.area, (tf.cast(x, tf.float64) for x in view.ratio)
+    area = height * width * (least + (most - least) * area)  # [..., tries]
+    aspect = tf.exp(tf.math.log(narrow) + tf.math.log(wide / narrow) * aspect)
+    tries = tf.round(tf.stack([tf.sqrt(area / aspect), tf.sqrt(area * aspect)], -1))
+    whole = tf.stack([height, width])
+    fits = tf.reduce_all((0 < tries) & (tries <= whole), -1)  # [..., tries]
+    first = tf.argmax(fits, -1)
+    found = tf.gather(tries, first, axis=-2, batch_dims=len(draws.shape) - 1)  # [..., 2]
+    most_central = tf.minimum(whole, tf.round(tf.stack([width / narrow, height * wide])))
+    fitted = tf.reduce_any(fits, -1, keepdims=True)
+    extent = tf.where(fitted, found, most_central)
+    begin = tf.floor(tf.where(fitted, place * (whole - extent + 1), (whole - extent) / 2))
+    begin, extent = (tf.cast(x, tf.int32) for x in (begin, extent))
+    channels = tf.ones_like(extent[..., :1])
+    return tf.concat([begin, 0 * channels], -1), tf.concat([extent, -channels], -1)
+
+
+def resize(x, shape, interpolation: str):
+    """TensorFlow's resizing of [h, w, 3] to `shape` (height, width), without antialiasing: float32,
+    clipped to [0, 255], because bicubic overshoots."""
+    tf = tensorflow()
+    x = tf.cast(tf.image.resize(x, shape, interpolation), tf.float32)
+    return tf.clip_by_value(x, 0.0, 255.0)
+
+
+def antialiased(x, shape, interpolation: str):
+    """Pillow's resizing of [h, w, 3] to `shape` (height, width): whole levels, as float32. First along
+    the rows, then along the columns."""
+    tf = tensorflow()
+    for size in ((tf.shape(x)[0], shape[1]), shape):
+        x = tf.image.resize(x, size, interpolation, antialias=True)
+        x = tf.floor(tf.clip_by_value(x, 0.0, 255.0) + 0.5)
+    return x
+
+
+def colours(view) -> dict:
+    """The operations of a jitter, {name: function of [S, S, 3] in [0, 255] and a number}."""
+    tf = tensorflow()
+    torch = view.flavour == 'torch'
+    brighter = (lambda x, shift: x + 255 * shift) if view.additive else (lambda x, f: x * f)
+    return {
+        'brightness': brighter,
+        'contrast': contrast if torch else tf.image.adjust_contrast,
+        'saturation': saturation if torch else tf.image.adjust_saturation,
+        'hue': tf.image.adjust_hue,
+    }
+
+
+def contrast(x, factor):
+    """torchvision's: around the mean brightness."""
+    mean = tensorflow().reduce_mean(luma(x))
+    return mean + factor * (x - mean)
+
+
+def saturation(x, factor):
+    """torchvision's: between the brightness of each pixel and the pixel, and beyond."""
+    grey = luma(x)[..., None]
+    return grey + factor * (x - grey)
+
+
+def luma(x):
+    """The brightness of each pixel. As a product of matrices its bits would depend on the processor."""
+    red, green, blue = tensorflow().unstack(x, axis=2)  # [S, S] each
+    return LUMA[0] * red + LUMA[1] * green + LUMA[2] * blue
+
+
+def gaussian(x, sigma, radius: int):
+    """Gaussian blur of [S, S, 3] by 2 * radius + 1 taps; outside it is black, as in SimCLR."""
+    tf = tensorflow()
+    reach = tf.minimum(float(radius), tf.math.ceil(5 * sigma))  # beyond are under 1e-6 of the sum
+    return separable(x, bell(sigma, reach), 'SAME')
+
+
+def mirrored(x, sigma, radius: int):
+    """Gaussian blur of [S, S, 3] by 2 * radius + 1 taps, the picture mirrored at its borders, as
+    torchvision and OpenCV have it."""
+    tf = tensorflow()
+    size = x.shape[0]
+    place = size - 1 - abs(size - 1 - abs(tf.range(-radius, size + radius)))
+    x = tf.gather(tf.gather(x, place, axis=0), place, axis=1)
+    return separable(x, bell(sigma, float(radius)), 'VALID')
+
+
+def boxes(x, sigma, radius: int):
+    """Pillow's GaussianBlur(sigma) of [S, S, 3]: three times a box filter, the border repeated, which
+    has the variance of a Gaussian. radius: of the box for the largest sigma, rounded up."""
+    tf = tensorflow()
+    size, width = x.shape[0], box_radius(sigma)
+    distance = tf.abs(tf.range(-radius, radius + 1.0))
+    taps = tf.clip_by_value(width + 1 - distance, 0, 1) / (2 * width + 1)
+    place = tf.clip_by_value(tf.range(-radius, size + radius), 0, size - 1)
+    for _ in range(3):
+        x = tf.gather(tf.gather(x, place, axis=0), place, axis=1)
+        x = separable(x, taps, 'VALID')
+    return x
+
+
+def box_radius(sigma):
+    """The radius, a fraction, of the box filter of which three in a row make Pillow's Gaussian blur of
+    `sigma` (Gwosdek et al., 2011); of numbers and arrays of any library."""
+    variance = sigma**2 / 3  # of one of them
+    whole = ((12 * variance + 1) ** 0.5 - 1) // 2
+    rest = (2 * whole + 1) * (whole * (whole + 1) - 3 * variance)
+    return whole + rest / (6 * (variance - (whole + 1) ** 2))
+
+
+def bell(sigma, reach):
+    """The 2 * reach + 1 taps of a Gaussian, of sum 1."""
+    tf = tensorflow()
+    taps = tf.exp(-(tf.range(-reach, reach + 1) ** 2) / (2 * sigma**2))
+    return taps / tf.reduce_sum(taps)
+
+
+def separable(x, taps, padding: str):
+    """[h, w, 3] filtered by `taps` along both axes."""
+    tf = tensorflow()
+    kernel = tf.tile(taps[:, None, None, None], [1, 1, 3, 1])  # [k, 1, 3, 1]
+    x = tf.nn.depthwise_conv2d(x[None], kernel, [1, 1, 1, 1], padding)
+    x = tf.nn.depthwise_conv2d(x, tf.transpose(kernel, [1, 0, 2, 3]), [1, 1, 1, 1], padding)
+    return x[0]
