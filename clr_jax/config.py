@@ -30,6 +30,9 @@ def default() -> ConfigDict:
     config.subset = ConfigDict({'fraction': 1.0, 'per_class': 0, 'list': '', 'seed': 0})
     # groups of views, each the fields of one of data.views.KINDS: `name`, or else an image's
     config.views = ConfigDict({'view': {}})
+    # device: whether devices make the views of images, in the step, of crops or of whole images on a
+    # canvas of so many pixels a side (0: crops)
+    config.augment = ConfigDict({'device': False, 'canvas': 0})
     # all training examples without their labels, so many beside each batch, in views of their own
     config.unlabelled = ConfigDict({'batch_size': 0, 'views': {}})
     config.encoder = ConfigDict({'name': 'resnet', 'bn_groups': config.get_ref('bn_groups')})
@@ -227,10 +230,7 @@ def save(config: dict, workdir):
 
 
 def saved(workdir) -> dict:
-    """The config that a run left in its workdir; sections, and settings of views, that it did not know
-    yet are as by default."""
-    from clr_jax.data.views import settings
-
+    """The config that a run left in its workdir, `completed`."""
     path = epath.Path(absolute(str(workdir))) / 'config.json'
     if not path.is_file():
         name = path.parent.name.removesuffix('_smoke')
@@ -241,12 +241,22 @@ def saved(workdir) -> dict:
         missing = 'is not the workdir of a run: it has no config.json; first run'
         raise Problem(f'{workdir} {missing} {command}', INPUT)
     try:
-        config = json.loads(json.dumps(default().to_dict())) | json.loads(path.read_text())
+        return completed(json.loads(path.read_text()))
     except ValueError as error:
         raise Problem(f'{path} is not JSON: {error}', CONFIG) from None
+
+
+def completed(config: dict) -> dict:
+    """A config as JSON has it; sections, and settings of views, that it did not know yet are as by
+    default. So is that of its teacher."""
+    from clr_jax.data.views import settings
+
+    config = json.loads(json.dumps(default().to_dict())) | config
     for groups in (config['views'], config['unlabelled']['views']):
         for name, view in groups.items():
             groups[name] = settings(view)._field_defaults | view
+    if 'run' in config['teacher']:
+        config['teacher'] |= {'run': completed(config['teacher']['run'])}
     return config
 
 

@@ -14,7 +14,7 @@ from jax.sharding import PartitionSpec as P
 from clr_jax import config as configs
 from clr_jax import networks, optimizers, parallel
 from clr_jax.checkpoint import Checkpoints, check_structure, shapes
-from clr_jax.data import index, pipeline, sources, subsets, text, tokens, views
+from clr_jax.data import device_augment, index, pipeline, sources, subsets, text, tokens, views
 from clr_jax.data.source import Source
 from clr_jax.entry import NO_PROGRESS, Problem, known
 from clr_jax.evaluate.features import extract, forward
@@ -129,6 +129,9 @@ def describe(config: dict, examples: int, classes: int) -> Run:
     others = make(config['unlabelled']['views'], 'unlabelled.views')
     if bool(others) != bool(extra) or extra < 0:
         raise Problem('config.unlabelled: set batch_size and views, or neither')
+    device_augment.check(**config['augment'], views=groups + others)
+    if config['augment']['device']:
+        method = device_augment.augmented(method, groups, others)
     steps_per_epoch = examples // batch_size
     total = config['steps'] or config['epochs'] * steps_per_epoch
     if not 1 <= total < math.inf:
@@ -155,15 +158,18 @@ def blank_batch(run: Run, examples: int) -> dict:
 def batches(run: Run, config: dict, mesh, train: Source, whole: Source, start: int = 0):
     """Endless training batches from step `start` on, this process's rows: `views`, `label` and `index`
     of `train`, and where there is a second stream `unlabelled`, its views of `whole`."""
+    place = config['augment']
+    how = {'start': start, 'canvas': place['canvas'] if place['device'] else None}
     ours = {'batch_size': config['batch_size'], 'rows': parallel.rows(mesh, config['batch_size'])}
-    first = pipeline.train_batches(train, run.views, seed=config['seed'], start=start, **ours)
+    first = pipeline.train_batches(train, run.views, seed=config['seed'], **ours, **how)
     if not run.extra:
         yield from first
     ours = {'batch_size': run.extra, 'rows': parallel.rows(mesh, run.extra)}
     seed = index.fold(config['seed'], 'unlabelled')
-    second = pipeline.train_batches(whole, run.unlabelled, seed=seed, start=start, **ours)
+    second = pipeline.train_batches(whole, run.unlabelled, seed=seed, **ours, **how)
     for batch, other in zip(first, second, strict=True):
-        yield batch | {'unlabelled': {'views': other['views']}}
+        kept = {name: x for name, x in other.items() if name not in ('label', 'index')}
+        yield batch | {'unlabelled': kept}
 
 
 def fit(config: dict, workdir: str):

@@ -167,18 +167,8 @@ def sample(view: View, keys, number: int) -> dict:
 
 def apply(view: View, image, parameters: dict):
     """A view of `image` (uint8 [h, w, 3]) by a row of `sample` -> uint8 [size, size, 3]."""
-    tf = tensorflow()
-    x = cropped(view, image, parameters)
-    if 'rotate' in parameters:
-        x = tf.image.rot90(x, parameters['rotate'])
-    if 'flip' in parameters:
-        x = tf.cond(parameters['flip'], lambda: tf.reverse(x, [1]), lambda: x)
-    if 'policy' in parameters:
-        made = policies.apply(policy(view), tf.cast(x + 0.5, tf.uint8), parameters)
-        x = tf.cast(tf.ensure_shape(made, x.shape), tf.float32)
-    if 'cutout' in parameters:
-        x = policies.cutout(x, view.cutout, parameters['cutout'])
-    return tf.cast(recoloured(view, x, parameters) + 0.5, tf.uint8)
+    x = changed(view, cropped(view, image, parameters), parameters)
+    return tensorflow().cast(x + 0.5, 'uint8')
 
 
 def cropped(view: View, image, parameters: dict):
@@ -191,15 +181,55 @@ def cropped(view: View, image, parameters: dict):
     return tf.ensure_shape(x, [view.size, view.size, 3])
 
 
+def canvas(image, side: int):
+    """The whole image in the corner of a black square, for devices to crop: uint8 [h, w, 3] -> uint8
+    [side, side, 3]. One larger than that is shrunk to fit, antialiased."""
+    tf = tensorflow()
+    shape = fitted(tf.shape(image)[:2], side)
+    shrunk = lambda: flavours.antialiased(image, (shape[0], shape[1]), 'bilinear')
+    fits = tf.reduce_max(tf.shape(image)) <= side
+    image = tf.cond(fits, lambda: image, lambda: tf.cast(shrunk(), tf.uint8))
+    rest = side - tf.shape(image)[:2]
+    image = tf.pad(image, [[0, rest[0]], [0, rest[1]], [0, 0]])
+    return tf.ensure_shape(image, [side, side, 3])
+
+
+def fitted(shape, side: int):
+    """The shape [2] of an image on a canvas."""
+    tf = tensorflow()
+    scale = tf.minimum(side / tf.reduce_max(shape), 1.0)
+    return tf.maximum(tf.cast(tf.round(scale * tf.cast(shape, tf.float64)), tf.int32), 1)
+
+
+def placed(view: View, image, parameters: dict, side: int):
+    """The crop's place on the canvas: float32 [4], top, left, height and width in its pixels."""
+    tf = tensorflow()
+    shape = tf.shape(image)
+    begin, extent = tf.zeros([3], tf.int32), shape
+    if 'crop' in parameters:
+        begin, extent = crop_box(view, shape, parameters['crop'])
+    box = tf.stack([begin[:2], extent[:2]])
+    return tf.cast(tf.reshape(box * fitted(shape[:2], side) / shape[:2], [4]), tf.float32)
+
+
 def crop_box(view: View, shape, drawn):
     """The (begin, extent) of a slice of an image of `shape` [3], each [3], by `drawn` of `sample`."""
     box = flavours.resized_box if view.flavour == 'torch' else flavours.sampled_box
     return box(view, shape, drawn)
 
 
-def recoloured(view: View, x, parameters: dict):
-    """The operations on colours, and the blur: float32 [S, S, 3] in [0, 255] -> the same."""
+def changed(view: View, x, parameters: dict):
+    """All operations after the crop: float32 [S, S, 3] in [0, 255] -> the same."""
     tf = tensorflow()
+    if 'rotate' in parameters:
+        x = tf.image.rot90(x, parameters['rotate'])
+    if 'flip' in parameters:
+        x = tf.cond(parameters['flip'], lambda: tf.reverse(x, [1]), lambda: x)
+    if 'policy' in parameters:
+        made = policies.apply(policy(view), tf.cast(x + 0.5, tf.uint8), parameters)
+        x = tf.cast(tf.ensure_shape(made, x.shape), tf.float32)
+    if 'cutout' in parameters:
+        x = policies.cutout(x, view.cutout, parameters['cutout'])
     if 'jitter' in parameters:
         x = tf.cond(parameters['jitter'], lambda: jitter(view, x, parameters), lambda: x)
     if 'grayscale' in parameters:

@@ -6,23 +6,27 @@ from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 
-from clr_jax.data import index, text, views
+from clr_jax.data import augment, device_augment, index, text, views
 from clr_jax.data.augment import tensorflow
 from clr_jax.data.records import reason
 from clr_jax.entry import CONFIG, DATA, Problem
 
 
-def train_batches(source, groups, *, seed, batch_size, start=0, rows=None, threads=None):
+def train_batches(
+    source, groups, *, seed, batch_size, start=0, rows=None, threads=None, canvas=None
+):
     """Endless training batches from step `start` on.
 
     `groups` are groups of views (of `views.KINDS`). `batch_size` is the global one, of which this process
     makes the rows [first, last) = `rows` (None: all). An epoch is size // batch_size steps; what
-    remains is left out, other examples each epoch.
+    remains is left out, other examples each epoch. canvas: None, or where devices make the views of
+    images: 0, of crops, or of whole images on a square of so many pixels a side.
 
     Yields {'views': tuple of arrays [b, ...], 'label': int32 [b] (-1: none), 'index': int32 [b]}; the
     views are numbered group after group: images uint8 [b, S, S, 3], tokens int32 [b, length],
-    recordings int16 [b, samples], frames uint8 [b, S, S, channels]. Raises Problem where an example
-    cannot be read.
+    recordings int16 [b, samples], frames uint8 [b, S, S, channels]. For devices there are besides what
+    they are to draw, and with it the canvas that the views are then places on: what
+    `device_augment.made` takes. Raises Problem where an example cannot be read.
     """
     steps = source.size // batch_size
     if not steps:
@@ -37,13 +41,23 @@ def train_batches(source, groups, *, seed, batch_size, start=0, rows=None, threa
         order = index.key(seed, epoch)
         indices = index.permutation(position * batch_size + place, source.size, order)
         keys = index.key(seed, epoch, indices)
-        return indices, tuple(views.of(v).sample(v, keys, k) for k, v in enumerate(each))
+        drawn = tuple(views.of(v).sample(v, keys, k) for k, v in enumerate(each))
+        if canvas is None:
+            return indices, drawn
+        host, device = zip(*map(device_augment.split, each, drawn), strict=True)
+        return indices, host, device
+
+    def show(view, read, parameters):
+        if canvas and isinstance(view, augment.View):
+            return augment.placed(view, read['image'], parameters, canvas)
+        return views.show(view, read, parameters)
 
     def example(i, parameters):
         read = source.read(i)
         pairs = zip(each, parameters, strict=True)
-        made = tuple(views.show(view, read, p) for view, p in pairs)
-        return {'views': made, 'label': read['label'], 'index': tf.cast(i, tf.int32)}
+        made = tuple(show(view, read, p) for view, p in pairs)
+        whole = {'canvas': augment.canvas(read['image'], canvas)} if canvas else {}
+        return {'views': made, 'label': read['label'], 'index': tf.cast(i, tf.int32)} | whole
 
     return _batches(source, each, plan, range(start, 2**62), example, threads)
 
@@ -72,8 +86,8 @@ def eval_batches(source, shown, *, batch_size, rows=None, indices=None, threads=
 
 
 def _batches(source, shown, plan, steps, example, threads):
-    """The batch of each of `steps`: `example` of each row of `plan(step)`, (numbers, ...), whose views
-    are those `shown`.
+    """The batch of each of `steps`: `example` of each row of `plan(step)`, (numbers, parameters of the
+    host, and of devices, as far as there are), whose views are those `shown`.
 
     Two batches are in the making ahead of the one in use, each in one call from a Python thread. No
     callback leads from TensorFlow into Python: one under way when the program ends would hang it.
@@ -93,14 +107,14 @@ def _batches(source, shown, plan, steps, example, threads):
 
     def make(step):
         planned = plan(step)
-        batch = compute(*planned)
+        batch = compute(*planned[:2])
         drawn = planned[1] if len(planned) > 1 else ({},) * len(shown)
         made = (
             end(x.numpy(), parameters) if end else np.asarray(memoryview(x))  # no copy
             for end, x, parameters in zip(ends, batch['views'], drawn, strict=True)
         )
-        numbers = {key: np.asarray(memoryview(batch[key])) for key in ('label', 'index')}
-        return {'views': tuple(made)} | numbers
+        rest = {key: np.asarray(memoryview(x)) for key, x in batch.items() if key != 'views'}
+        return {'views': tuple(made)} | rest | ({'drawn': planned[2]} if planned[2:] else {})
 
     def run():
         workers = ThreadPoolExecutor(2)

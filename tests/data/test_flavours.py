@@ -18,12 +18,12 @@ OFF = View(**NONE, size=20, flavour='torch')
 COLOURS = ('brightness', 'contrast', 'saturation', 'hue')
 
 
-def recoloured(view, **parameters):
+def changed(view, **parameters):
     """The golden picture by these parameters, in 0..1, before it is rounded."""
     tf = tensorflow()
     parameters = {name: tf.constant(value) for name, value in parameters.items()}
     x = tf.constant(GOLDEN['picture'], tf.float32)
-    return augment.recoloured(view, x, parameters).numpy() / 255
+    return augment.changed(view, x, parameters).numpy() / 255
 
 
 def golden(kind):
@@ -34,7 +34,7 @@ def golden(kind):
 def test_a_colour_operation_is_that_of_torchvision(name):
     operation, value = name.split('/')
     view = OFF._replace(jitter=1.0, **dict.fromkeys(COLOURS, 0.0) | {operation: 0.5})
-    made = recoloured(view, jitter=True, order=[0], **{operation: np.float32(value)})
+    made = changed(view, jitter=True, order=[0], **{operation: np.float32(value)})
     np.testing.assert_allclose(made, GOLDEN[name], rtol=0, atol=2e-6)
 
 
@@ -43,14 +43,14 @@ def test_a_jitter_is_that_of_torchvision_in_any_order(name):
     factors = {'brightness': 1.6, 'contrast': 1.5, 'saturation': 0.4, 'hue': 0.1}
     factors = {key: np.float32(value) for key, value in factors.items()}
     order = [int(k) for k in name.split('/')[1]]
-    made = recoloured(OFF._replace(jitter=1.0), jitter=True, order=order, **factors)
+    made = changed(OFF._replace(jitter=1.0), jitter=True, order=order, **factors)
     np.testing.assert_allclose(made, GOLDEN[name], rtol=0, atol=5e-6)
 
 
 def test_grayscale_and_solarisation_are_those_of_torchvision():
-    grey = recoloured(OFF._replace(grayscale=1.0), grayscale=True)
+    grey = changed(OFF._replace(grayscale=1.0), grayscale=True)
     np.testing.assert_allclose(grey, GOLDEN['grayscale'], rtol=0, atol=1e-6)
-    inverted = recoloured(OFF._replace(solarize=1.0), solarize=True)
+    inverted = changed(OFF._replace(solarize=1.0), solarize=True)
     np.testing.assert_allclose(inverted, GOLDEN['solarize'], rtol=0, atol=1e-6)
 
 
@@ -58,7 +58,7 @@ def test_grayscale_and_solarisation_are_those_of_torchvision():
 def test_a_blur_of_so_many_taps_is_that_of_torchvision(name):
     _, kernel, sigma = name.split('/')
     view = OFF._replace(blur=1.0, kernel=int(kernel))
-    made = recoloured(view, blur=True, sigma=np.float32(sigma))
+    made = changed(view, blur=True, sigma=np.float32(sigma))
     np.testing.assert_allclose(made, GOLDEN[name], rtol=0, atol=2e-6)
 
 
@@ -80,7 +80,7 @@ def test_the_blur_is_that_of_pillow(name):
     """But for the whole levels to which Pillow rounds after each of its six passes."""
     sigma, x = float(name[7:]), GOLDEN['picture'].astype(float)
     np.testing.assert_array_equal(filtered(x, sigma, rounded=True), GOLDEN[name])
-    made = recoloured(OFF._replace(blur=1.0), blur=True, sigma=np.float32(sigma))
+    made = changed(OFF._replace(blur=1.0), blur=True, sigma=np.float32(sigma))
     np.testing.assert_allclose(made, filtered(x, sigma, rounded=False) / 255, rtol=0, atol=1e-6)
 
 

@@ -110,7 +110,7 @@ def test_few_labels_go_further_from_the_run_than_from_random_weights(workdir, ca
             'settings': protocol._asdict()
             | {'batch_size': 40, 'steps': 60, 'size': 8, 'crop': 1.0, 'flip': 0.0}
             | {'area': [0.4, 1.0], 'ratio': [0.5, 2.0], 'min_object_covered': 0.1}
-            | {'interpolation': 'bicubic'},
+            | {'interpolation': 'bicubic', 'flavour': 'tf'},
         }
         folder = trained(workdir, f'finetune_4_per_class_{record["source"]}')
         checkpoints = Checkpoints(folder, read_only=True)
@@ -296,6 +296,7 @@ def test_the_published_protocol():
     assert [optimizer[key] for key in kept] == ['sgd', True, 0.9, 0.05, 'linear', 0.0]
     view = found['views']['view']
     assert {key: view[key] for key in crop(saved)} == {
+        'flavour': 'tf',
         'area': [0.08, 1.0],
         'ratio': [3 / 4, 4 / 3],
         'min_object_covered': 0.1,
