@@ -33,6 +33,7 @@ setup(
         'orbax-checkpoint>=0.12.8,<0.13',
         'safetensors>=0.8',
         'scikit-learn>=1.9',
+        'scipy>=1.17',
         'tensorboard>=2.21',  # likewise clu
         'tensorflow-datasets>=4.9.10',
         f'tensorflow-cpu>=2.21,<2.22; {LINUX_X86}',

@@ -7,12 +7,14 @@ from clr_jax import parallel
 from clr_jax.networks import wide
 
 
-def cross_entropy(logits, label, smoothing=0.0):
+def cross_entropy(logits, label, smoothing=0.0, mix=None):
     """-> (cross entropy, share classified right), means over every view of the labelled examples of
     the global batch. logits: [b, v, classes], label: [b], -1: none.
 
     smoothing: the share of a label that is spread over all classes (Szegedy et al., 2015;
-    arXiv:1512.00567). A batch without labels has a loss of 0.
+    arXiv:1512.00567). mix: (the label of a second example in each row [b], the share of the first
+    [b, v]), of `mixing.mixed`; rows of which one has no label are left out. A batch without labels
+    has a loss of 0.
 
     >>> loss, top1 = cross_entropy(jnp.zeros((3, 1, 4)), jnp.array([0, 1, -1]))
     >>> print(jnp.exp(loss).round(3), top1)
@@ -20,10 +22,14 @@ def cross_entropy(logits, label, smoothing=0.0):
     """
     classes = logits.shape[-1]
     label = jnp.broadcast_to(label[:, None], logits.shape[:2])  # [b, v]
-    known = label >= 0
+    known, target = label >= 0, jax.nn.one_hot(label, classes)
+    if mix is not None:
+        other, share = mix[0][:, None], mix[1][..., None]
+        known &= other >= 0
+        target = share * target + (1 - share) * jax.nn.one_hot(other, classes)
     # per shard, so that a mean over shards is right
     count = jnp.maximum(parallel.total(known.sum()), 1) / parallel.size()
-    target = (1 - smoothing) * jax.nn.one_hot(label, classes) + smoothing / classes
+    target = (1 - smoothing) * target + smoothing / classes
     errors = -(target * _log_softmax(logits)).sum(-1)  # [b, v]
     right = known & (logits.argmax(-1) == label)
     return jnp.where(known, errors, 0).sum() / count, right.sum() / count

@@ -1,7 +1,9 @@
 """Supervised training of a whole network: fine-tuning of what another run has learned, or without
 one the supervised baseline."""
 
-from clr_jax import networks
+import jax
+
+from clr_jax import mixing, networks
 from clr_jax.entry import Problem
 from clr_jax.heads import classified
 from clr_jax.losses.classification import cross_entropy
@@ -15,6 +17,8 @@ def finetune(
     projector=(),
     head_layers=0,
     label_smoothing=0.0,
+    mixup=0.0,
+    cutmix=0.0,
     bn_groups=1,
     dtype=None,
 ) -> Method:
@@ -23,11 +27,13 @@ def finetune(
 
     projector: widths of all its layers in the run that config.pretrained names. head_layers: how
     many of them are kept, with their norms and ReLUs; SimCLR v2 keeps the first (Chen et al., 2020;
-    arXiv:2006.10029, section 2), others none. dtype: of their computation.
+    arXiv:2006.10029, section 2), others none. dtype: of their computation. mixup, cutmix: parameters
+    of `mixing.mixed`; MAE has 0.8 and 1 (He et al., 2021; arXiv:2111.06377, table 9).
     """
     check_labels('finetune', classes)
     if not 0 <= label_smoothing < 1:
         raise Problem(f'config.method.label_smoothing={label_smoothing}: from 0 up, below 1')
+    mixing.check(mixup, cutmix)
     head = {'bn_groups': bn_groups, 'dtype': dtype}
     network = classified(encoder, classes, projector, head_layers, **head)
 
@@ -36,9 +42,12 @@ def finetune(
         return params, State(stats)
 
     def loss(params, state, batch, *, key, time):
-        views, stats = networks.apply_views(network, params, state.stats, batch['views'], key=key)
+        x, label, mix = batch['views'], batch['label'], None
+        if mixup or cutmix:
+            x, mix = mixing.mixed(x, label, jax.random.fold_in(key, 1), mixup, cutmix)
+        views, stats = networks.apply_views(network, params, state.stats, x, key=key)
         h, z, logits = networks.stack(views)  # [b, v, d], [b, v, e], [b, v, classes]
-        value, top1 = cross_entropy(logits, batch['label'], label_smoothing)
+        value, top1 = cross_entropy(logits, label, label_smoothing, mix)
         return value, Aux(State(stats), {'top1': top1}, h, z)
 
     return Method(init, loss, features(network, classifier=True))

@@ -12,6 +12,7 @@ from clr_jax import parallel
 from clr_jax.entry import CONFIG, Problem
 from clr_jax.method import load, make_time
 from clr_jax.methods.finetune import finetune
+from clr_jax.mixing import mixed
 from clr_jax.train import make_state, make_step
 from tests import oracles
 from tests.steps import double
@@ -77,6 +78,19 @@ def test_a_step_is_one_of_descent_on_the_labelled_examples(devices, float64):
     for new, old, slope in zip(jax.tree.leaves(after.params), flat, slopes, strict=True):
         oracles.assert_close(np.asarray(new) - old, -rate * slope, 1e-6)
         assert np.abs(slope).max() > 1e-3
+
+
+def test_mixed_examples_are_trained_on_what_both_are(float64):
+    """Where both have the same label nothing but the pictures changes."""
+    method = finetune(Linear(), CLASSES, mixup=0.8, cutmix=1.0)
+    params, state = start(method)
+    of, key = batch(np.repeat([0, 2], B // 2)), jax.random.key(4)
+    x, _ = jax.jit(lambda: mixed(of['views'], of['label'], jax.random.fold_in(key, 1), 0.8, 1.0))()
+    plain = finetune(Linear(), CLASSES).loss
+    loss = lambda loss, of: jax.jit(lambda: loss(params, state, of, key=key, time=NOW)[0])()
+    expected = loss(plain, of | {'views': tuple(x)})
+    np.testing.assert_allclose(loss(method.loss, of), expected, rtol=1e-6)
+    assert abs(loss(plain, of) - expected) > 1e-3
 
 
 def test_without_labels_nothing_moves(float64):
