@@ -3,6 +3,7 @@ exit code that means something."""
 
 import difflib
 import os
+import re
 import sys
 import traceback
 from glob import glob
@@ -35,6 +36,26 @@ def known(words, allowed, where: str):
     for word in words:
         if word not in allowed:
             raise Problem(f'{where}: no "{word}"; {nearest(word, allowed)}', CONFIG)
+
+
+def define_config():
+    """--config=<file>, with --config.<key>=<value> for every key of that config."""
+    from absl import flags
+    from ml_collections import config_flags
+
+    from clr_jax import config as configs
+
+    def parse(argument):
+        config = configs.load(argument)
+        for word in sys.argv[1:]:
+            if override := re.fullmatch(r'--?(?:no)?config\.([^=]+)=?(.*)', word, re.DOTALL):
+                configs.check_override(config, *override.groups())
+        return config.lock()
+
+    help = 'A file of configs/; ":smoke" after it: laptop size. Its keys: --config.<key>=<value>.'
+    config_flags.DEFINE_config_file('config', None, help)
+    # The flag's own parser would not say what is allowed.
+    flags.FLAGS['config'].parser.parse = parse  # type: ignore[method-assign]
 
 
 def define_flags():

@@ -1,12 +1,8 @@
 """Train a config: `python -m clr_jax.main --config=configs/simclr_imagenet.py`."""
 
-import re
-import sys
-
 from absl import flags
 from ml_collections import config_flags
 
-from clr_jax import config as configs
 from clr_jax import entry
 
 FLAGS = flags.FLAGS
@@ -14,18 +10,7 @@ FLAGS = flags.FLAGS
 
 def define_flags():
     """--config=<file>, with --config.<key>=<value> for every key of that config, and --workdir."""
-
-    def parse(argument):
-        config = configs.load(argument)
-        for word in sys.argv[1:]:
-            if override := re.fullmatch(r'--?(?:no)?config\.([^=]+)=?(.*)', word, re.DOTALL):
-                configs.check_override(config, *override.groups())
-        return config.lock()
-
-    help = 'A file of configs/; ":smoke" after it: laptop size. Its keys: --config.<key>=<value>.'
-    config_flags.DEFINE_config_file('config', None, help)
-    # The flag's own parser would not say what is allowed.
-    FLAGS['config'].parser.parse = parse  # type: ignore[method-assign]
+    entry.define_config()
     help = 'Where the run lives; the same command resumes it. Default: runs/<config>.'
     flags.DEFINE_string('workdir', None, help)
     entry.define_flags()
