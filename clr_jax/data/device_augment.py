@@ -31,8 +31,11 @@ def check(device: bool, canvas: int, views: list):
     """Refuse a config.augment that these views do not allow."""
     if canvas < 0 or (canvas and not device):
         raise Problem(f'config.augment.canvas={canvas}: 0, or with device=True pixels', CONFIG)
-    for view in views if canvas else ():
-        if isinstance(view, View) and (view.policy or view.interpolation not in KERNELS):
+    images = [view for view in views if isinstance(view, View)]
+    if device and not images:
+        raise Problem('config.augment.device: config.views has no images', CONFIG)
+    for view in images if canvas else ():
+        if view.policy or view.interpolation not in KERNELS:
             able = 'devices crop bilinear or bicubic, and without a policy'
             raise Problem(f'config.augment.canvas={canvas}: {able}; set it to 0', CONFIG)
 

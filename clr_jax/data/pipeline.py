@@ -33,6 +33,7 @@ def train_batches(
         few = f'{source.name} has {source.size} examples'
         raise Problem(f'config.batch_size={batch_size} is too large: {few}', CONFIG)
     each = [views.of(view).check(view) for view in groups for _ in range(view.copies)]
+    images = any(isinstance(view, augment.View) for view in each)
     tf = tensorflow()
     place = np.arange(*(rows or (0, batch_size)))
 
@@ -56,7 +57,7 @@ def train_batches(
         read = source.read(i)
         pairs = zip(each, parameters, strict=True)
         made = tuple(show(view, read, p) for view, p in pairs)
-        whole = {'canvas': augment.canvas(read['image'], canvas)} if canvas else {}
+        whole = {'canvas': augment.canvas(read['image'], canvas)} if canvas and images else {}
         return {'views': made, 'label': read['label'], 'index': tf.cast(i, tf.int32)} | whole
 
     return _batches(source, each, plan, range(start, 2**62), example, threads)

@@ -218,11 +218,12 @@ def test_a_run_has_the_same_loss_wherever_its_views_are_made():
         (True, -1, View(), 'canvas=-1'),
         (True, 64, View(policy='uda'), 'without a policy'),
         (True, 64, View(interpolation='area'), 'bilinear or bicubic'),
+        (True, 0, text.Text(), 'no images'),
     ],
 )
 def test_what_devices_cannot_do_is_refused(device, canvas, view, said):
     with pytest.raises(Problem, match=said) as raised:
         device_augment.check(device, canvas, [view])
     assert raised.value.code == CONFIG
-    device_augment.check(True, 0, [view])
     device_augment.check(False, 0, [view])
+    device_augment.check(True, 64, [View(), text.Text()])
