@@ -1,6 +1,6 @@
 python := .venv/bin/python
 
-.PHONY: check environment format lint types test smoke lock
+.PHONY: check environment format lint types test smoke faults lock
 
 check: lint types test
 
@@ -25,6 +25,10 @@ test: environment
 # Every config's laptop form, to the end: about an hour on two cores.
 smoke: environment
 	JAX_PLATFORMS=cpu $(python) -m tests.every_smoke
+
+# What happens to machines, many times, to real runs: hours.
+faults: environment
+	JAX_PLATFORMS=cpu $(python) -m tests.faults
 
 # The exact versions of a fresh install; on Linux x86-64 with Python 3.11.
 lock:

@@ -11,7 +11,7 @@ import numpy as np
 from etils import epath
 from jax import lax
 
-from clr_jax.entry import DATA, INPUT, Problem, absolute
+from clr_jax.entry import DATA, INPUT, Problem, absolute, writing
 from clr_jax.log import say
 
 TRASH = (
@@ -70,7 +70,9 @@ class Checkpoints:
         self._purge()
         metrics = {'top1': top1} if top1 is not None and math.isfinite(top1) else None
         later = [other for other in self.steps() if other >= step]
-        if later or not self.manager.save(step, args=items, metrics=metrics, force=True):
+        with writing(f'checkpoint {step} in {self.directory}'):
+            written = not later and self.manager.save(step, args=items, metrics=metrics, force=True)
+        if not written:
             raise RuntimeError(f'checkpoint {step} is not written: {self.directory} has {later}')
 
     def data(self, step: int | None = None) -> dict:
@@ -140,7 +142,8 @@ class Checkpoints:
 
     def wait(self):
         """Until everything asked for is committed; raises what went wrong in the background."""
-        self.manager.wait_until_finished()
+        with writing(f'a checkpoint in {self.directory}'):
+            self.manager.wait_until_finished()
 
     def close(self):
         """Wait, and let go of the directory."""

@@ -55,6 +55,9 @@ def default() -> ConfigDict:
     config.log_every = 50  # steps
     config.checkpoint_every = 1000
     config.keep = 3  # checkpoints
+    # seconds without a step, an evaluation or a checkpoint after which a process ends itself; 0: never
+    config.stuck_after = 1800.0
+    config.profile = (0, 0)  # first and last step of a trace in <workdir>/profile; 0: none
     return config
 
 

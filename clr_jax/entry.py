@@ -2,16 +2,24 @@
 exit code that means something."""
 
 import difflib
+import errno
 import os
 import re
 import sys
 import traceback
+from contextlib import contextmanager
 from glob import glob
 
-# Exit codes: the contract with launchers. 0 done, 1 crash; retrying the four below changes nothing.
-USAGE, DATA, INPUT, CONFIG = 64, 65, 66, 78
-# 70: no progress is possible (the loss is not finite), 42: preempted and saved, 75: stuck.
-PREEMPTED, NO_PROGRESS, STUCK = 42, 70, 75
+# Exit codes: the contract with launchers. 0 done, 1 crash; retrying these changes nothing:
+USAGE, DATA, INPUT, NO_PROGRESS, OUTPUT, CONFIG = 64, 65, 66, 70, 73, 78
+# 42: preempted and saved, 75: stuck.
+PREEMPTED, STUCK = 42, 75
+
+# Why a system refuses to write, as it says it itself and libraries repeat it.
+REFUSALS = [
+    os.strerror(getattr(errno, name))
+    for name in ('ENOSPC', 'EDQUOT', 'EROFS', 'EACCES', 'EPERM', 'ENOTDIR', 'EFBIG')
+]
 
 
 class Problem(Exception):
@@ -21,6 +29,22 @@ class Problem(Exception):
     def __init__(self, message: str, code: int = CONFIG):
         super().__init__(message)
         self.code = code
+
+
+@contextmanager
+def writing(what: str):
+    """Inside, what the system refuses to write becomes a Problem: that `what` cannot be written."""
+    try:
+        yield
+    except Exception as error:
+        chain: list = [error]
+        while cause := chain[-1].__cause__ or chain[-1].__context__:
+            chain.append(cause)
+        said = ' '.join(map(str, chain))
+        refused = [why for why in REFUSALS if why in said]
+        if not refused or isinstance(error, Problem):
+            raise
+        raise Problem(f'{what} cannot be written: {refused[0]}', OUTPUT) from error
 
 
 def nearest(word: str, known) -> str:
@@ -71,24 +95,78 @@ def define_flags():
     flags.DEFINE_string('coordinator', None, 'host:port of process 0, to join processes by hand.')
     flags.DEFINE_integer('processes', 1, 'How many, with --coordinator.')
     flags.DEFINE_integer('process', 0, 'Which one this is, from 0, with --coordinator.')
+    flags.DEFINE_integer(
+        'start_timeout', 1800, 'Seconds to wait for the other processes and the devices.'
+    )
+    flags.DEFINE_integer(
+        'heartbeat_timeout', 100, 'Seconds after which a process that is not heard of is lost.'
+    )
+    flags.DEFINE_string(
+        'compilation_cache', None, 'A local folder that keeps compiled programs for the next start.'
+    )
 
 
 def start_devices():
-    """Join the other processes, if there are any, before the first use of a device."""
+    """Join the other processes, if there are any, before the first use of a device; then see that
+    the devices are those that are expected."""
     from absl import flags
 
-    accelerators = [
-        path for kind in ('accel*', 'vfio/*', 'nvidia*') for path in glob(f'/dev/{kind}')
-    ]
-    if os.environ.get('JAX_PLATFORMS', '' if accelerators else 'cpu') == 'cpu':
+    tpus = [path for kind in ('accel*', 'vfio/[0-9]*') for path in glob(f'/dev/{kind}')]
+    if os.environ.get('JAX_PLATFORMS', '' if tpus or glob('/dev/nvidia*') else 'cpu') == 'cpu':
         keep_memory()
     import jax
 
+    from clr_jax.guard import Watchdog
+
     given = flags.FLAGS
-    if given.coordinator:
-        jax.distributed.initialize(given.coordinator, given.processes, given.process)
-    elif given.multihost:
-        jax.distributed.initialize()
+    if given.compilation_cache:
+        keep_programs(given.compilation_cache)
+    limits = {
+        'initialization_timeout': given.start_timeout,
+        'heartbeat_timeout_seconds': given.heartbeat_timeout,
+    }
+    with Watchdog(given.start_timeout + 60, '--start_timeout and one minute'):
+        if given.coordinator:
+            where = given.coordinator, given.processes, given.process
+            jax.distributed.initialize(*where, **limits)
+        elif given.multihost:
+            jax.distributed.initialize(**limits)
+        check_platform('tpu' if given.multihost or tpus else '')
+    if jax.process_count() > 1:
+        kind, process = jax.default_backend(), f'process {jax.process_index()}'
+        ours = f'{jax.local_device_count()} of {jax.device_count()} {kind} devices'
+        print(f'{process} of {jax.process_count()}: {ours}', file=sys.stderr, flush=True)
+
+
+def check_platform(expected: str):
+    """Refuse to compute on the CPU where JAX_PLATFORMS, or else `expected`, says otherwise: JAX would
+    do so without a word."""
+    import jax
+
+    asked = os.environ.get('JAX_PLATFORMS', '')
+    mend = "install JAX for it (pip install '.[tpu]'), or set JAX_PLATFORMS=cpu to use the CPU"
+    try:
+        found = jax.default_backend()
+    except RuntimeError as error:
+        why = str(error).strip().splitlines()[0]
+        raise Problem(f'JAX_PLATFORMS={asked}: no such device can be used: {why}', 1) from error
+    if found == 'cpu' and not asked and expected:
+        raise Problem(f'a {expected.upper()} is expected and JAX finds a CPU alone: {mend}')
+
+
+def keep_programs(folder: str):
+    """Have compiled programs kept in a local folder: a start that finds them there need not compile."""
+    import jax
+
+    flag = f'--compilation_cache={folder}'
+    if '://' in folder:
+        raise Problem(f'{flag}: on the local disk of each host, not on a bucket', USAGE)
+    folder = absolute(folder)
+    with writing(flag):
+        os.makedirs(folder, exist_ok=True)
+        if not os.access(folder, os.W_OK):
+            raise OSError(errno.EACCES, os.strerror(errno.EACCES))
+    jax.config.update('jax_compilation_cache_dir', folder)
 
 
 def keep_memory():
@@ -129,11 +207,16 @@ def run(main):
     means something.
 
     After an error the process leaves at once: in a run of several processes an ordinary exit would
-    wait for the others, who wait for us.
+    wait for the others, who wait for us. Only after a preemption, which all have heard of, none
+    leaves while another still writes.
     """
     code = _guarded(main)
     sys.stdout.flush()
     sys.stderr.flush()
+    if code == PREEMPTED:
+        import jax
+
+        jax.distributed.shutdown()
     if code:
         os._exit(code)
     sys.exit(0)
@@ -156,7 +239,8 @@ def _guarded(main) -> int:
     except Problem as problem:
         if debug:
             traceback.print_exc()
-        print(f'error: {" ".join(str(problem).split())}', file=sys.stderr)
+        kind = 'preempted' if problem.code == PREEMPTED else 'error'
+        print(f'{kind}: {" ".join(str(problem).split())}', file=sys.stderr)
         return problem.code
     except BaseException:
         traceback.print_exc()
@@ -199,9 +283,10 @@ def _quiet():
     from absl import logging
 
     logging.set_verbosity(logging.ERROR)
-    # Of a damaged checkpoint we say it ourselves; Orbax lets its other reads die in their threads,
-    # a traceback each.
+    # Of a damaged checkpoint, or one that cannot be written, we say it ourselves; Orbax's threads
+    # say it too, a traceback each, and so do its other reads, which it lets die.
     getLogger('asyncio').setLevel('CRITICAL')
+    getLogger('absl').addFilter(lambda record: f'{os.sep}orbax{os.sep}' not in record.pathname)
     show = sys.unraisablehook
     sys.unraisablehook = lambda it: (
         None if 'Event loop is closed' in str(it.exc_value) else show(it)

@@ -7,11 +7,13 @@ arrays.
 """
 
 import math
+import zlib
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import lax
+from jax.experimental import multihost_utils
 from jax.sharding import AxisType, Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
@@ -207,6 +209,25 @@ def everywhere(tree, mesh: Mesh):
     """Arrays that every process has with the same values -> whole on every device."""
     place = lambda x: jax.make_array_from_process_local_data(replicated(mesh), np.asarray(x))
     return jax.tree.map(place, tree)
+
+
+def each_process(values) -> np.ndarray:
+    """The numbers [k] that each process gives, as int32 or float32 -> [processes, k], the same
+    everywhere. All must call it."""
+    values = np.asarray(values)
+    values = values.astype(np.float32 if values.dtype.kind == 'f' else np.int32)
+    return multihost_utils.process_allgather(values).reshape(jax.process_count(), -1)
+
+
+def agree(what: dict[str, str]):
+    """Refuse to go on where processes differ in one of these texts: their programs would wait for each
+    other for ever. All must call it."""
+    found = each_process([zlib.crc32(text.encode()) & 0x7FFFFFFF for text in what.values()])
+    for name, column in zip(what, found.T, strict=True):
+        others = np.flatnonzero(column != column[0]).tolist()
+        if others:
+            same = 'start the same command from the same installation everywhere'
+            raise Problem(f'processes {others} have another {name} than process 0: {same}')
 
 
 def _varying(x, name):

@@ -1,7 +1,10 @@
 """The step and the loop: the only ones, for every method."""
 
+import json
 import math
+import time
 from collections.abc import Callable, Sequence
+from contextlib import ExitStack
 from typing import Any, NamedTuple
 
 import jax
@@ -11,16 +14,19 @@ import optax
 from etils import epath
 from jax.sharding import PartitionSpec as P
 
+import clr_jax
 from clr_jax import config as configs
 from clr_jax import networks, optimizers, parallel
+from clr_jax import workdir as workdirs
 from clr_jax.checkpoint import Checkpoints, check_structure, shapes
-from clr_jax.data import device_augment, index, pipeline, sources, subsets, text, tokens, views
+from clr_jax.data import device_augment, index, pipeline, sources, subsets, text, views
 from clr_jax.data.source import Source
-from clr_jax.entry import NO_PROGRESS, Problem, known
+from clr_jax.entry import NO_PROGRESS, PREEMPTED, Problem, known
 from clr_jax.evaluate.features import extract, forward
 from clr_jax.evaluate.knn import Knn, knn
+from clr_jax.guard import Watchdog, preemption
 from clr_jax.health import health
-from clr_jax.log import Log, say
+from clr_jax.log import Log, Profile, say
 from clr_jax.method import Method, check_keywords, load, make_time
 from clr_jax.probe import probed
 from clr_jax.weights import encoder_weights
@@ -44,7 +50,7 @@ def make_step(
     steps_per_epoch: int,
     total_steps: int,
     health_every: int = 1,
-) -> Callable:
+) -> jax.stages.Wrapped:
     """-> step(TrainState, batch) -> (TrainState, metrics), compiled once, the old state donated.
 
     Loss and gradient run on every shard, where collectives are explicit; the optimizer and
@@ -173,9 +179,18 @@ def batches(run: Run, config: dict, mesh, train: Source, whole: Source, start: i
 
 
 def fit(config: dict, workdir: str):
-    """Train as `config` says, from the last checkpoint in `workdir` if there is one, to the end."""
+    """Train as `config` says, from the last checkpoint in `workdir` if there is one, to the end, or
+    until the machine is taken away."""
+    with ExitStack() as inside:
+        _fit(config, workdir, inside.enter_context)
+
+
+def _fit(config, workdir, enter):
+    begun, watchdog = time.perf_counter(), Watchdog(config['stuck_after'], 'config.stuck_after')
+    enter(watchdog)
+    preempted = enter(preemption())
     config = with_teacher(config, workdir)
-    check_workdir(workdir, config)
+    workdirs.check(workdir, config)
     mesh = parallel.make_mesh(groups=config['bn_groups'])
     batch_size = config['batch_size']
     parallel.check_batch(batch_size, mesh, config['bn_groups'])
@@ -186,15 +201,19 @@ def fit(config: dict, workdir: str):
     run = describe(config, train.size, train.classes or 0)
     judge = online_judge(config, run.method, mesh, train) if train.classes else None
     refresh = refresher(config, run, mesh, train) if run.method.refresh else None
-    begun = Checkpoints(workdir, read_only=True).steps()
-    other = None if begun else others(config, run, mesh)
+    versions = f'{clr_jax.__version__}, jax {jax.__version__}, numpy {np.__version__}'
+    said = json.dumps(config, sort_keys=True)
+    parallel.agree({'config': said, 'installation': versions, 'data set': train.fingerprint})
+    saved_steps = Checkpoints(workdir, read_only=True).steps()
+    ours = enter(workdirs.occupied(workdir, max(saved_steps, default=0)))
+    other = None if saved_steps else others(config, run, mesh)
     begin = {'seed': config['seed'], 'pretrained': other}
     ts = make_state(run.method, run.optimizer, mesh, blank_batch(run, 2), **begin)
-    claim(workdir, config, train.tokenizer)
+    workdirs.claim(workdir, config, train.tokenizer)
     checkpoints = Checkpoints(workdir, config['keep'])
     data = {'classes': train.classes or 0, 'examples': train.size, 'content': train.fingerprint}
     start = 0
-    if begun:
+    if saved_steps:
         ts, saved, start = checkpoints.restore(ts)
         if saved != data:
             change = f'{saved}, now {data}'
@@ -202,8 +221,10 @@ def fit(config: dict, workdir: str):
         say(f'resumed from step {start}')
     pace = {'steps_per_epoch': run.steps_per_epoch, 'total_steps': run.total_steps}
     pace |= {'seed': config['seed'], 'health_every': config['log_every']}
-    step = make_step(run.method, run.optimizer, mesh, **pace)
-    log = Log(workdir, start=start, total_steps=run.total_steps, batch_size=batch_size)
+    step: Any = make_step(run.method, run.optimizer, mesh, **pace)
+    sizes = {'total_steps': run.total_steps, 'batch_size': batch_size}
+    log = Log(workdir, start=start, begun=begun, **sizes)
+    profile = Profile(workdir, *config['profile'])
     say(
         f'{config["method"]["name"]} on {train.name}: {train.size} examples, '
         f'{run.total_steps} steps of {batch_size} on {mesh.size} {jax.default_backend()} devices '
@@ -214,18 +235,27 @@ def fit(config: dict, workdir: str):
     stream = batches(run, config, mesh, train, whole, start)
     previous = None
     for number in range(start + 1, run.total_steps + 1):
+        watchdog.beat()
         if refresh and (number - 1) % run.steps_per_epoch == 0:
             with log.pause():
                 ts = refresh(ts)
         with log.wait():
             batch = next(stream)
-        ts, metrics = step(ts, parallel.spread(batch, mesh))
+        batch = parallel.spread(batch, mesh)
+        profile.before(number)
+        if previous is None:
+            with log.pause():
+                step = compiled(step, ts, batch)
+        ts, metrics = step(ts, batch)
         if previous is not None:
             jax.block_until_ready(previous)  # at most two steps in flight
-        previous = metrics['loss']
+        profile.after(number, metrics)
+        watchdog.beat()
+        previous, leaving = metrics['loss'], preempted(number)
         due = lambda every: number == run.total_steps or (every and number % every == 0)
         saving, judging = due(config['checkpoint_every']), due(config['evaluation']['every'])
-        if not (saving or judging or due(config['log_every'])):
+        logging = saving or judging or due(config['log_every'])
+        if not (logging or leaving):
             continue
         metrics = {name: float(value) for name, value in jax.device_get(metrics).items()}
         if not (math.isfinite(metrics['loss']) and math.isfinite(metrics['gradient_norm'])):
@@ -239,14 +269,29 @@ def fit(config: dict, workdir: str):
         if judging and judge:
             with log.pause():
                 metrics |= judge(ts.params, ts.state)
-        log.write(number, metrics | {'learning_rate': float(run.learning_rate(number - 1))})
-        if saving:  # after the log, so that none of its lines is missing after a resume
+        if logging:
+            log.write(number, metrics | {'learning_rate': float(run.learning_rate(number - 1))})
+        if saving or leaving:  # after the log, so that none of its lines is missing after a resume
+            ours()
+            watchdog.beat()
             with log.pause():
                 top1 = metrics.get('test_top1', metrics.get('knn_top1'))
                 checkpoints.save(number, ts, data, top1)
+        if leaving and number < run.total_steps:
+            checkpoints.close()
+            goes_on = 'the same command goes on from there'
+            raise Problem(f'step {number} of {run.total_steps} is saved: {goes_on}', PREEMPTED)
     checkpoints.close()
     log.close()
     say(f'done: {workdir}')
+
+
+def compiled(step: jax.stages.Wrapped, ts: TrainState, batch) -> Callable:
+    """`step` compiled for these arguments, once all processes are found to have the same program."""
+    lowered = step.lower(ts, batch)
+    if jax.process_count() > 1:
+        parallel.agree({'program': lowered.as_text()})
+    return lowered.compile()
 
 
 def online_judge(config: dict, method: Method, mesh, train: Source) -> Callable:
@@ -360,40 +405,3 @@ def others(config: dict, run: Run, mesh):
         _, ts, _ = restore(workdir, step)
         taken['teacher'] = ts.params, ts.state
     return taken if any(taken.values()) else None
-
-
-def claim(workdir, config: dict, tokenizer=None):
-    """Write the config of the run, and its tokenizer, to its `workdir`."""
-    if jax.process_index() == 0:
-        try:
-            epath.Path(workdir).mkdir(parents=True, exist_ok=True)
-            configs.save(config, workdir)
-            if tokenizer:
-                tokens.save(tokenizer, epath.Path(workdir) / text.KEPT)
-        except OSError as error:
-            raise Problem(f'--workdir={workdir} cannot be written: {error.strerror}') from error
-
-
-def check_workdir(workdir, config: dict):
-    """Refuse a place where something else than this run lives."""
-    path = epath.Path(workdir)
-    if path.exists() and not path.is_dir():
-        raise Problem(f'--workdir={workdir} is a file')
-    if (path / 'config.json').exists():
-        free = (
-            'log_every',
-            'checkpoint_every',
-            'keep',
-            'evaluation.',
-            'data.data_dir',
-            'data.path',
-        )
-        found = configs.differences(configs.saved(workdir), config)
-        changed = [difference for difference in found if not difference.startswith(free)]
-        if changed:
-            these = '; '.join(changed[:3])
-            raise Problem(
-                f'{workdir} holds a run of another config ({these}): use another --workdir'
-            )
-    elif path.exists() and any(p.name != 'config.tmp' for p in path.iterdir()):
-        raise Problem(f'--workdir={workdir} is not empty and holds no run: use another')

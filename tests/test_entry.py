@@ -27,7 +27,8 @@ def run(monkeypatch, capsys):
 
     yield run
     flags.FLAGS.unparse_flags()
-    for name in ('debug', 'coordinator', 'processes', 'process', 'multihost'):
+    for name in flags.FLAGS.flags_by_module_dict()[entry.__name__]:
+        name = name.name
         flags.FLAGS[name].unparse()
 
 
@@ -40,8 +41,9 @@ def failing(error):
 
 def test_codes_are_those_of_sysexits():
     """The contract with launchers; `sysexits.h` has the names."""
-    codes = entry.USAGE, entry.DATA, entry.INPUT, entry.CONFIG
-    assert codes == (os.EX_USAGE, os.EX_DATAERR, os.EX_NOINPUT, os.EX_CONFIG)
+    codes = entry.USAGE, entry.DATA, entry.INPUT, entry.OUTPUT, entry.CONFIG
+    known = os.EX_USAGE, os.EX_DATAERR, os.EX_NOINPUT, os.EX_CANTCREAT, os.EX_CONFIG
+    assert codes == known
     assert (entry.PREEMPTED, entry.NO_PROGRESS, entry.STUCK) == (42, 70, 75)
 
 
@@ -187,23 +189,94 @@ def test_a_good_end_is_an_ordinary_one(tmp_path):
 # Devices.
 
 
+@pytest.fixture
+def devices(monkeypatch):
+    """devices(platform): what JAX finds; nothing of it lasts."""
+    monkeypatch.setattr(entry, 'keep_memory', lambda: None)
+    monkeypatch.setattr(entry, 'glob', lambda pattern: [])
+    monkeypatch.delenv('JAX_PLATFORMS')
+    return lambda kind: monkeypatch.setattr(jax, 'default_backend', lambda: kind)
+
+
 @pytest.mark.parametrize(
     ('words', 'joined'),
     [
         ([], []),
-        (['--multihost'], [()]),
+        (['--multihost', '--heartbeat_timeout=7'], [((), 1800, 7)]),
         (
-            ['--coordinator=10.0.0.1:8476', '--processes=4', '--process=3'],
-            [('10.0.0.1:8476', 4, 3)],
+            ['--coordinator=10.0.0.1:8476', '--processes=4', '--process=3', '--start_timeout=60'],
+            [(('10.0.0.1:8476', 4, 3), 60, 100)],
         ),
     ],
 )
-def test_processes_are_joined_when_asked(run, monkeypatch, words, joined):
+def test_processes_are_joined_when_asked(run, monkeypatch, devices, words, joined):
     calls = []
-    monkeypatch.setattr(jax.distributed, 'initialize', lambda *args: calls.append(args))
-    monkeypatch.setattr(entry, 'keep_memory', lambda: None)
+
+    def initialize(*args, initialization_timeout, heartbeat_timeout_seconds):
+        calls.append((args, initialization_timeout, heartbeat_timeout_seconds))
+
+    devices('tpu')
+    monkeypatch.setattr(jax.distributed, 'initialize', initialize)
     assert run(entry.start_devices, *words)[0] == 0
     assert calls == joined
+
+
+def test_a_cpu_does_not_take_the_place_of_a_tpu(run, monkeypatch, devices):
+    """On a pod, or where there is one in the machine, unless JAX_PLATFORMS says so."""
+    monkeypatch.setattr(jax.distributed, 'initialize', lambda **_: None)
+    devices('cpu')
+    assert run(entry.start_devices)[0] == 0
+    code, _, err = run(entry.start_devices, '--multihost')
+    assert (code, len(err.splitlines())) == (entry.CONFIG, 1)
+    assert err.startswith('error: a TPU is expected and JAX finds a CPU alone: install')
+    monkeypatch.setattr(
+        entry, 'glob', lambda pattern: ['/dev/accel0'] if 'accel' in pattern else []
+    )
+    assert run(entry.start_devices)[0] == entry.CONFIG
+    monkeypatch.setenv('JAX_PLATFORMS', 'cpu')
+    assert run(entry.start_devices)[0] == 0
+
+
+def test_devices_that_cannot_be_used_are_one_line_and_worth_another_try(run, monkeypatch, devices):
+    """Another process may hold them still."""
+
+    def fails():
+        raise RuntimeError("Unable to initialize backend 'tpu': it is in use\nby process 3")
+
+    monkeypatch.setenv('JAX_PLATFORMS', 'tpu')
+    monkeypatch.setattr(jax, 'default_backend', fails)
+    code, _, err = run(entry.start_devices)
+    assert (code, len(err.splitlines())) == (1, 1)
+    assert err.startswith('error: JAX_PLATFORMS=tpu: no such device can be used: Unable to')
+
+
+def test_compiled_programs_are_kept_where_asked(run, monkeypatch, devices, tmp_path):
+    given = {}
+    devices('cpu')
+    monkeypatch.setattr(jax.config, 'update', given.__setitem__)
+    assert run(entry.start_devices, f'--compilation_cache={tmp_path}/a/b')[0] == 0
+    assert given == {'jax_compilation_cache_dir': f'{tmp_path}/a/b'}
+    assert (tmp_path / 'a' / 'b').is_dir()
+    assert run(entry.start_devices, '--compilation_cache=gs://bucket/x')[0] == entry.USAGE
+    (tmp_path / 'file').touch()
+    code, _, err = run(entry.start_devices, f'--compilation_cache={tmp_path}/file/x')
+    assert (code, 'cannot be written: Not a directory' in err) == (entry.OUTPUT, True)
+
+
+@entry.writing('the log')
+def write(error):
+    try:
+        raise error
+    except OSError as cause:  # as libraries wrap it
+        raise ValueError('could not save') from cause
+
+
+def test_what_cannot_be_written_is_one_line():
+    with pytest.raises(Problem, match='the log cannot be written: No space left') as error:
+        write(OSError(28, 'No space left on device'))
+    assert error.value.code == entry.OUTPUT
+    with pytest.raises(ValueError, match='a bug'):
+        write(ValueError('a bug'))
 
 
 # Small things.

@@ -1,7 +1,9 @@
 """The command: its flags reach the run, and each mistake ends in one line, the right exit code and no traces on disk."""
 
+import errno
 import json
 import os
+import signal
 import subprocess
 import sys
 from typing import NamedTuple
@@ -14,9 +16,10 @@ from absl import flags
 import clr_jax.main
 from clr_jax import config as configs
 from clr_jax import entry
+from clr_jax import workdir as workdirs
 from clr_jax.checkpoint import Checkpoints
 from clr_jax.data.augment import tensorflow
-from clr_jax.entry import CONFIG, DATA, INPUT, NO_PROGRESS, USAGE
+from clr_jax.entry import CONFIG, DATA, INPUT, NO_PROGRESS, OUTPUT, PREEMPTED, USAGE
 from clr_jax.train import restore
 from tests.conftest import ROOT
 
@@ -355,16 +358,17 @@ def test_workdirs_that_are_not_for_this_run(program, tmp_path, tiny):
     foreign.mkdir()
     (foreign / 'thesis.tex').write_text('years of work')
     file.write_text('text')
-    for place, said in (
+    for place, code, said in (
         (
             of_another,
+            CONFIG,
             ['another config', 'batch_size: 32 -> 16; seed: 1 -> 0', 'use another --workdir'],
         ),
-        (foreign, ['is not empty and holds no run']),
-        (file, [f'--workdir={file} is a file']),
-        (file / 'below', ['cannot be written', 'Not a directory']),
+        (foreign, CONFIG, ['is not empty and holds no run']),
+        (file, CONFIG, [f'--workdir={file} is a file']),
+        (file / 'below', OUTPUT, ['cannot be written', 'Not a directory']),
     ):
-        one_line(program(tiny(), f'--workdir={place}'), CONFIG, *said)
+        one_line(program(tiny(), f'--workdir={place}'), code, *said)
     assert [p.name for p in of_another.iterdir()] == ['config.json']
     assert configs.saved(of_another)['seed'] == 1
     assert [p.name for p in foreign.iterdir()] == ['thesis.tex']
@@ -375,13 +379,13 @@ def test_a_run_may_log_and_evaluate_otherwise_when_it_resumes(tmp_path, tiny):
     config = configs.load(tiny().partition('=')[2]).to_dict()
     configs.save(config, tmp_path)
     for key, value in {'log_every': 7, 'checkpoint_every': 9, 'keep': 1}.items():
-        clr_jax.train.check_workdir(tmp_path, config | {key: value})
+        workdirs.check(tmp_path, config | {key: value})
     evaluation = config['evaluation'] | {'every': 3, 'crop': 0.5}
-    clr_jax.train.check_workdir(tmp_path, config | {'evaluation': evaluation})
-    clr_jax.train.check_workdir(tmp_path, config)
+    workdirs.check(tmp_path, config | {'evaluation': evaluation})
+    workdirs.check(tmp_path, config)
     for key in ('seed', 'steps', 'epochs', 'batch_size', 'bn_groups'):
         with pytest.raises(entry.Problem, match=f'{key}: {config[key]} -> {config[key] + 1}'):
-            clr_jax.train.check_workdir(tmp_path, config | {key: config[key] + 1})
+            workdirs.check(tmp_path, config | {key: config[key] + 1})
 
 
 # A run that fails on its way.
@@ -401,6 +405,49 @@ def test_a_loss_that_is_not_finite_ends_the_run_and_keeps_its_checkpoints(progra
     assert all(np.isfinite(x).all() for x in jax.tree.leaves(jax.device_get(ts)))
     lines = [json.loads(line) for line in (workdir / 'metrics.jsonl').read_text().splitlines()]
     assert [line['step'] for line in lines] == [1, 2]
+
+
+def test_a_run_that_is_told_to_leave_saves_and_goes_on_from_there(
+    program, workdir, tiny, monkeypatch
+):
+    """Steps that were not to be logged leave no line; the lock is gone."""
+    flags = tiny(), f'--workdir={workdir}', '--config.log_every=2', '--config.checkpoint_every=6'
+    before = clr_jax.train.Profile.before
+    leave = lambda self, step: step == 3 and os.kill(os.getpid(), signal.SIGTERM)
+    monkeypatch.setattr(clr_jax.train.Profile, 'before', leave)
+    ended = program(*flags)
+    assert ended.code == PREEMPTED
+    said = 'preempted: step 3 of 6 is saved: the same command goes on from there'
+    assert ended.err.splitlines()[-1] == said
+    assert Checkpoints(workdir, read_only=True).steps() == [3]
+    assert not (workdir / 'lock').exists()
+    monkeypatch.setattr(clr_jax.train.Profile, 'before', before)
+    ended = program(*flags)
+    assert ended.code == 0
+    assert 'resumed from step 3\n' in ended.err
+    lines = [json.loads(line) for line in (workdir / 'metrics.jsonl').read_text().splitlines()]
+    assert [line['step'] for line in lines] == [2, 4, 6]
+
+
+def test_a_disk_that_fills_is_one_line(program, workdir, tiny, monkeypatch):
+    """Orbax tells of it in words of its own, from a thread, when the next checkpoint is asked for."""
+    save = Checkpoints.wait
+
+    def wait(self):
+        save(self)
+        if self.steps() == [1, 2]:
+            raise ValueError(f'RESOURCE_EXHAUSTED: {os.strerror(errno.ENOSPC)} [tensorstore]')
+
+    monkeypatch.setattr(Checkpoints, 'wait', entry.writing('a checkpoint')(wait))
+    ended = program(tiny(), f'--workdir={workdir}')
+    assert ended.code == OUTPUT
+    assert (
+        ended.err.splitlines()[-1]
+        == 'error: a checkpoint cannot be written: No space left on device'
+    )
+    assert 'Traceback' not in ended.err
+    monkeypatch.undo()
+    assert restore(workdir)[2] == 2
 
 
 # As a process of its own.

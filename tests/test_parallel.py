@@ -465,3 +465,15 @@ def test_placed_shapes_are_replicated():
     whole = jax.device_put(np.arange(6), parallel.replicated(mesh))
     assert all(piece.data.shape == (6,) for piece in whole.addressable_shards)
     assert len(whole.addressable_shards) == 8
+
+
+def test_processes_that_differ_are_refused_by_what_differs(monkeypatch):
+    what = {'config': 'a', 'program': 'b'}
+    parallel.agree(what)
+    own = parallel.each_process([1, 2])
+    assert own.tolist() == [[1, 2]]
+    assert own.dtype == np.int32
+    assert parallel.each_process([0.5]).dtype == np.float32
+    monkeypatch.setattr(parallel, 'each_process', lambda x: np.int32([x, x, [x[0], x[1] + 1]]))
+    with pytest.raises(Problem, match=r'processes \[2\] have another program than process 0'):
+        parallel.agree(what)
