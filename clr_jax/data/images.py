@@ -65,7 +65,7 @@ def tfds(
     TFDS's notation ('train[:90%]'). Small data sets of one image size are decoded into memory.
     """
     tf = tensorflow()
-    builder = _builder(dataset, data_dir)
+    builder = prepared(dataset, data_dir)
     chosen = test if split == 'test' else train
     try:
         info = builder.info.splits[chosen]
@@ -135,7 +135,9 @@ def tfds(
         stored = read(parse)
         return in_memory(name, stored['image'], stored['label'], classes, names, class_names)
     record = records.by_number(kind, parts)
-    content = [(Path(p.filename).name, p.skip, p.take, os.path.getsize(p.filename)) for p in parts]
+    content = [
+        (Path(p.filename).name, p.skip, p.take, records.status(p.filename)[1]) for p in parts
+    ]
     return Source(
         name=name,
         size=info.num_examples,
@@ -221,7 +223,7 @@ def _read(name: str, size: int, stored, parse) -> dict:
     return {key: np.concatenate([batch[key] for batch in done]) for key in done[0]}
 
 
-def _builder(dataset: str, data_dir: str | None):
+def prepared(dataset: str, data_dir: str | None):
     """TFDS's reader of a prepared data set; it needs no code of that data set."""
     import tensorflow_datasets
     from tensorflow_datasets.core import read_only_builder

@@ -1,7 +1,9 @@
 """What is stored: the records of a prepared TFDS data set, any one by its number, and image files."""
 
+import errno
 import functools
 import hashlib
+import io
 import mmap
 import os
 import re
@@ -13,6 +15,7 @@ import numpy as np
 from clr_jax.data.augment import tensorflow
 from clr_jax.entry import DATA, INPUT, Problem
 
+INDEX = '.offsets.npy'  # beside a file of records on a bucket: where each begins, and its size
 MAX_PIXELS = 100_000_000  # of one image: some kilobytes of PNG can unpack to gigabytes
 
 
@@ -96,24 +99,52 @@ def reason(error) -> str:
 
 
 def offsets(file: str):
-    """Where each record of a local TFRecord file begins: [n] int64."""
+    """Where each record of a TFRecord file begins: [n] int64. On a bucket (gs://...), what lies beside
+    the file tells: `bucket.py`."""
     try:
-        size = os.path.getsize(file)
+        size = status(file)[1]
     except OSError as error:
-        raise Problem(f'{file} is not on this machine: {error.strerror}', INPUT) from None
+        raise Problem(f'{file} is not there: {error.strerror}', INPUT) from None
     if not size:
         raise Problem(f'{file} is empty', DATA)
+    if '://' in file:
+        return _beside(file, size)
     return kept('tfrecord', [file], lambda: {'offsets': _walk(file)})['offsets']
 
 
+def status(file: str) -> tuple:
+    """Place, size in bytes and time of a file, here or on a bucket."""
+    if '://' in file:
+        tf = tensorflow()
+        try:
+            found = tf.io.gfile.stat(file)
+        except tf.errors.NotFoundError:
+            raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT)) from None
+        return file, found.length, found.mtime_nsec
+    local = os.stat(file)
+    return os.path.realpath(file), local.st_size, local.st_mtime_ns
+
+
+def _beside(file: str, size: int):
+    tf = tensorflow()
+    copy = 'copy the data set there with python -m clr_jax.data.bucket'
+    try:
+        with tf.io.gfile.GFile(file + INDEX, 'rb') as stored:
+            *found, end = np.load(io.BytesIO(stored.read()))
+    except tf.errors.NotFoundError:
+        raise Problem(f'{file} has no index beside it: {copy}', INPUT) from None
+    if end != size:
+        raise Problem(f'{file} is not what its index tells of: {copy}', DATA)
+    return np.array(found)
+
+
 def kept(kind: str, files, make, also=()) -> dict:
-    """`make()`: arrays, by name, that follow from the content of local `files` and from `also`.
+    """`make()`: arrays, by name, that follow from the content of `files` and from `also`.
 
     Kept under the user's cache directory, for these very files (place, size, time), if that can be
     written.
     """
-    found = [(os.path.realpath(file), os.stat(file)) for file in files]
-    identity = [(place, status.st_size, status.st_mtime_ns) for place, status in found]
+    identity = [status(file) for file in files]
     name = hashlib.blake2b(repr((identity, also)).encode(), digest_size=8).hexdigest()
     caches = Path(os.environ.get('XDG_CACHE_HOME') or Path.home() / '.cache')
     cache = caches / 'clr_jax' / kind / f'{name}.npz'

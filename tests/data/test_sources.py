@@ -4,12 +4,14 @@ import hashlib
 import os
 import struct
 import zlib
+from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 from sklearn.datasets import load_digits
 
-from clr_jax.data import images, pipeline, records, sources
+from clr_jax.data import bucket, images, pipeline, records, sources
 from clr_jax.data.augment import Central, View, tensorflow
 from clr_jax.entry import CONFIG, DATA, INPUT, Problem
 
@@ -328,6 +330,39 @@ def test_in_memory_or_at_random_is_the_same(prepared, monkeypatch):
     assert source.images is None
     for i in range(9):
         np.testing.assert_array_equal(read(source, i)[0], whole.images[i])
+
+
+def test_a_data_set_on_a_bucket_is_read_with_the_index_beside_it(prepared, tmp_path, monkeypatch):
+    """A bucket is anything with a scheme, here a folder by its URL; TFDS itself knows but Google's."""
+    bucket.copy('photos', str(prepared), f'file://{tmp_path}/copy')
+    (file,) = tmp_path.glob('copy/photos/1.0.0/*train*-00001')
+    copied = sources.load(
+        {'name': 'tfds', 'dataset': 'photos', 'data_dir': f'{tmp_path}/copy'}, 'train'
+    )
+    assert copied.fingerprint == stored(prepared, 'photos').fingerprint
+
+    monkeypatch.setattr(records, '_walk', lambda file: pytest.fail('read whole'))
+    url = f'file://{file}'
+    part = SimpleNamespace(filename=url, skip=2, take=5)
+    record = records.by_number('tfrecord', [part])
+    whole = [x.numpy() for x in tensorflow().data.TFRecordDataset(str(file))]
+    assert [record(i).numpy() for i in (4, 0, 3)] == [whole[k] for k in (6, 2, 5)]
+    assert records.status(url)[:2] == (url, file.stat().st_size)
+
+    before = file.stat().st_mtime_ns
+    bucket.copy('photos', str(prepared), f'file://{tmp_path}/copy')  # there is nothing left to do
+    assert file.stat().st_mtime_ns == before
+    file.write_bytes(file.read_bytes() * 2)
+    with pytest.raises(Problem, match='is not what its index tells of'):
+        records.offsets(url)
+    Path(f'{file}{records.INDEX}').unlink()
+    with pytest.raises(
+        Problem, match='has no index beside it: copy .* clr_jax.data.bucket'
+    ) as error:
+        records.offsets(url)
+    assert error.value.code == INPUT
+    with pytest.raises(Problem, match='only tfrecord can be read from a bucket'):
+        bucket.copy('packed', str(prepared), str(tmp_path))
 
 
 def test_the_index_of_a_file_is_kept_if_it_can_be(prepared, cache, monkeypatch):
