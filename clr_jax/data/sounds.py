@@ -70,6 +70,7 @@ def tones(split: str, *, test_fraction: float = 0.2) -> Source:
         fingerprint=digest(waves[chosen].tobytes()),
         where=lambda i: f'tone {i}',
         labels=labels.numpy,
+        rate=lambda: rate,
     )
 
 
@@ -102,5 +103,6 @@ def _waves(split: str, root: Path, files: list, classes: list, numbers: list) ->
         where=lambda i: printable(places[i]),
         labels=labels.numpy,
         names=lambda: [name for name, _ in files],
+        rate=lambda: int(tf.audio.decode_wav(tf.io.read_file(paths[0]))[1]),
         class_names=tuple(classes) or None,
     )

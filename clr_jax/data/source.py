@@ -30,6 +30,7 @@ class Source(NamedTuple):
     texts: Callable | None = None  # () -> a list of all its texts, for a tokenizer to learn from
     class_names: tuple | None = None  # in the order of their numbers
     targets: Callable | None = None  # () -> float [n, k]: what is measured beside each example
+    rate: Callable | None = None  # () -> how many samples of a recording are a second
     tokenizer: Any = None  # what makes tokens of its texts: tokens.prepare
 
 

@@ -14,7 +14,7 @@ from clr_jax import parallel
 from clr_jax.data import sources, subsets, text
 from clr_jax.entry import INPUT, Problem, nearest
 from clr_jax.evaluate import texts
-from clr_jax.evaluate.features import Features, extract, forward, pixels
+from clr_jax.evaluate.features import Features, extract, forward, log_mel, pixels
 from clr_jax.evaluate.finetune import LORA, Finetune, Task, altered, finetune
 from clr_jax.evaluate.knn import Knn, knn
 from clr_jax.evaluate.linear import Linear, linear
@@ -59,7 +59,8 @@ def evaluate(
 
     With `labels_per_class` n, only n labels of each class are used, drawn `draws` times by the
     seeds 0, 1, ...: `top1` is the mean, `top1_std` the standard deviation over draws. `baselines`
-    adds `random` (the encoder as initialised with the run's seed) and `pixels` to `encoder`.
+    adds `random` (the encoder as initialised with the run's seed) and `pixels`
+    (of recordings `log-mel`) to `encoder`.
 
     The protocols that train, finetune and lora, also take a share of the labels, `label_fraction`,
     or those of a file, `label_list` (`subsets.subset`), and other `epochs` and another
@@ -150,7 +151,10 @@ def frozen(settings: dict, task: Task, per_class: int, draws: int, baselines: bo
         blank, seed = blank_batch(run, 2), task.config['seed']
         fresh = make_state(run.method, run.optimizer, task.mesh, blank, seed=seed)
         networks['random'] = (run.method.features, fresh.params, fresh.state)
-        networks['pixels'] = (pixels, {}, {})
+        if task.train.rate:
+            networks['log-mel'] = (log_mel(task.train.rate()), {}, {})
+        else:
+            networks['pixels'] = (pixels, {}, {})
     for source, (features, params, state) in networks.items():
         compiled = forward(features, task.mesh)
         forth = lambda batch: compiled(params, state, batch)
@@ -160,7 +164,7 @@ def frozen(settings: dict, task: Task, per_class: int, draws: int, baselines: bo
         for name, protocol in settings.items():
             measure, _ = PROTOCOLS[name]
             if name in OF_TEXTS:
-                if source == 'pixels':
+                if not params:
                     continue
                 scores = [measure(protocol, task, encode)]
             elif name == 'regression':

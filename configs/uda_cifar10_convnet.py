@@ -1,0 +1,41 @@
+"""UDA (Xie et al., 2019; arXiv:1904.12848) on CIFAR-10 with 4,000 labels and a four-layer ConvNet: minutes
+on a laptop, and not a reproduction of anything published.
+
+    python -m clr_jax.main --config=configs/uda_cifar10_convnet.py --config.data.data_dir=~/tensorflow_datasets
+
+Hardware: two CPU cores. `python benchmarks/few_labels.py` compares it with the labels alone.
+"""
+
+from clr_jax.config import default, finish
+
+
+def get_config(variant=''):
+    config = default()
+    config.batch_size, config.steps = 64, 1500
+    config.data = {'name': 'tfds', 'dataset': 'cifar10', 'train': 'train', 'test': 'test'}
+    config.subset.per_class = 400
+    plain = {
+        'copies': 1,
+        'size': 32,
+        'area': (0.7, 1.0),
+        'min_object_covered': 0.0,
+        'jitter': 0.0,
+        'grayscale': 0.0,
+        'blur': 0.0,
+    }
+    config.views.view = plain
+    config.unlabelled.batch_size = 128
+    config.unlabelled.views = {'plain': plain, 'strong': plain | {'policy': 'uda', 'cutout': 16}}
+    config.encoder.update(name='convnet', widths=(32, 64, 128, 256))
+    config.method.update(name='uda', temperature=0.4, confidence=0.8, momentum=0.99)
+    config.optimizer = {
+        'name': 'adamw',
+        'learning_rate': 2e-3,
+        'scaling': 'none',
+        'weight_decay': 1e-4,
+    }
+    config.optimizer.schedule = {'name': 'cosine', 'warmup_epochs': 1.0}
+    config.groups.norm_and_bias = {'pattern': '(bias|scale)$', 'weight_decay': 0.0}
+    config.probe.learning_rate = 0.0
+    config.evaluation.update(every=500, test_examples=10000)
+    return finish(config, variant)
