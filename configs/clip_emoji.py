@@ -2,10 +2,11 @@
 laptop, and not a reproduction of anything published.
 
     python -m clr_jax.main --config=configs/clip_emoji.py --config.data.path=emoji/google --config.data.test_path=emoji/twitter
-    python -m clr_jax.evaluate --workdir=runs/clip_emoji --protocol=retrieval
+    python -m clr_jax.evaluate --workdir=runs/clip_emoji --protocol=retrieval,zeroshot --baselines
+    python -m clr_jax.evaluate --workdir=runs/clip_emoji --protocol=retrieval,zeroshot --test=seen
 
 It trains on the names of one drawing style, and is tested on names it has not seen, in another style;
---config.data.test=seen: on the names of training in the other style. The drawings are those of the npm
+with --test=seen, on the names of training in the other style. The drawings are those of the npm
 packages emoji-datasource-google and -twitter, 64 pixels; `captions.json` beside their folders is a list
 of {"image": ..., "caption": ..., "category": ...}.
 

@@ -43,6 +43,7 @@ flags.DEFINE_string(
 flags.DEFINE_string('pairs', '', "sts: a file of scored pairs of sentences, as STS Benchmark's.")
 flags.DEFINE_string('prompts', '', 'zeroshot: a file of sentences with {} for the class.')
 flags.DEFINE_string('label', '', 'Instead of config.data.label, where the data has several.')
+flags.DEFINE_string('test', '', 'Instead of config.data.test: what to test on.')
 entry.define_flags()
 
 
@@ -68,6 +69,7 @@ def main():
         pairs=FLAGS.pairs and entry.absolute(FLAGS.pairs),
         prompts=FLAGS.prompts and entry.absolute(FLAGS.prompts),
         label=FLAGS.label,
+        test=FLAGS.test,
     )
 
 

@@ -53,6 +53,7 @@ def evaluate(
     pairs='',
     prompts='',
     label='',
+    test='',
 ) -> list[dict]:
     """Evaluate the run in `workdir` by the protocol `name` (several, separated by commas, share the
     features); print and append one record per protocol and source of features.
@@ -68,7 +69,7 @@ def evaluate(
     begins with the encoder; there are no `pixels`.
 
     sts reads the file `pairs`, zeroshot the sentences of the file `prompts`, if there is one, with {}
-    for the class; `label` is another of the data's labels; regression is on data whose examples have targets (replay).
+    for the class; `label` is another of the data's labels, `test` another test split or set; regression is on data whose examples have targets (replay).
     """
     names = list(dict.fromkeys(name.split(',')))
     for each in names:
@@ -93,16 +94,17 @@ def evaluate(
     config = configs.saved(workdir)
     run, ts, step = restore(workdir, step)
     mesh = parallel.make_mesh()
-    config['data'] |= {'data_dir': data_dir} if data_dir else {}
-    if label and 'label' not in config['data']:
-        raise Problem(f'--label={label}: {config["data"]["name"]} has one label only')
-    config['data'] |= {'label': label} if label else {}
-    train, test = (sources.load(config['data'], split) for split in ('train', 'test'))
+    for key, value in {'label': label, 'test': test}.items():
+        if value and key not in config['data']:
+            raise Problem(f'--{key}={value}: data "{config["data"]["name"]}" has one {key} only')
+    given = {'data_dir': data_dir, 'label': label, 'test': test}
+    config['data'] |= {key: value for key, value in given.items() if value}
+    train, asked = (sources.load(config['data'], split) for split in ('train', 'test'))
     spoken = text.tokenizer(config, workdir, train)
-    train, test = (source._replace(tokenizer=spoken) for source in (train, test))
+    train, asked = (source._replace(tokenizer=spoken) for source in (train, asked))
     if not train.classes and set(names) & set(LABELLED):
         raise Problem(f'{train.name} has no labels to evaluate with')
-    task = Task(str(workdir), config, run, ts, step, mesh, train, test)
+    task = Task(str(workdir), config, run, ts, step, mesh, train, asked)
     settings = {each: PROTOCOLS[each][1] for each in still}
     if 'sts' in settings:
         settings['sts'] = settings['sts']._replace(pairs=pairs)

@@ -12,6 +12,7 @@ from clr_jax import memory, networks, parallel
 from clr_jax.colors import GROUPS, Encoders
 from clr_jax.entry import Problem, known
 from clr_jax.heads import Heads, plain
+from clr_jax.losses.contrastive import info_nce
 from clr_jax.method import Aux, Method, check_views, features
 from clr_jax.networks import Network, normalize
 
@@ -32,6 +33,7 @@ def cmc(
     noise=16384,
     nce=False,
     momentum=0.5,
+    memories=True,
     bn_groups=1,
     dtype=None,
 ) -> Method:
@@ -43,14 +45,15 @@ def cmc(
     own example. The loss is the sum over these ordered pairs of the cross entropy among the row and
     `noise` others, drawn for the example, or all rows (0). nce: by noise-contrastive estimation
     instead, as in the paper, each pair with the normaliser of its first batch. momentum: of the
-    memories.
+    memories. memories=False: there are none, and a query is contrasted with the other view's
+    embeddings of the global batch, which short runs need: an epoch ago, both encoders were others.
     """
     channels = tuple(channels)
     known(channels, GROUPS, 'config.method.channels')
     if len(set(channels)) < max(2, len(channels)):
         raise Problem(f'config.method.channels={channels}: two groups or more, each once')
-    if nce and not noise:
-        raise Problem('config.method.nce=True needs config.method.noise above 0')
+    if nce and not (noise and memories):
+        raise Problem('config.method.nce=True needs memories and config.method.noise above 0')
     heads = Heads(tuple(plain(projector, dtype) for _ in channels), apart=True)
     network = Network(Encoders(encoder, channels), heads)
     pairs = list(itertools.permutations(channels, 2))  # (query, memory)
@@ -58,31 +61,34 @@ def cmc(
     def init(key, batch, pretrained=None):
         check_views(batch, 1)
         params, stats = networks.init(network, key, batch['views'][0], pretrained)
-        memories = {
+        rows = {
             view: memory.fresh(fold_in(key, i), examples, projector[-1])
             for i, view in enumerate(channels, 1)
+            if memories
         }
-        return params, CMCState(stats, memories, {'_'.join(pair): jnp.zeros(()) for pair in pairs})
+        return params, CMCState(stats, rows, {'_'.join(pair): jnp.zeros(()) for pair in pairs})
 
     def loss(params, state, batch, *, key, time):
         out, stats = networks.apply(network, params, state.stats, batch['views'][0], key=key)
         v = {view: normalize(out.z[:, i]) for i, view in enumerate(channels)}  # [b, d] each
+        if not memories:
+            value = sum(info_nce(v[query], v[other], temperature) for query, other in pairs)
+            return value, Aux(state._replace(stats=stats), {}, out.h[:, None], out.z)
         index = batch['index']  # [b]
         rows = memory.candidates(key, index, noise, examples) if noise else None  # [b, 1 + m]
         value, log_z = 0.0, dict(state.log_z)
-        for pair in pairs:
-            query, other = pair
+        for query, other in pairs:
             scores = parallel.score(state.memory[other], v[query], rows) / temperature
             if nce:
-                name = '_'.join(pair)
+                name = f'{query}_{other}'
                 term, log_z[name] = memory.nce(scores, log_z[name], time.step == 0, examples)
             else:
                 own = jnp.zeros_like(index) if noise else index
                 term = optax.softmax_cross_entropy_with_integer_labels(scores, own).mean()
             value += term
-        memories = {
+        moved = {
             view: memory.moved(state.memory[view], index, v[view], momentum) for view in channels
         }  # after the loss
-        return value, Aux(CMCState(stats, memories, log_z), {}, out.h[:, None], out.z)
+        return value, Aux(CMCState(stats, moved, log_z), {}, out.h[:, None], out.z)
 
     return Method(init, loss, features(network))

@@ -327,6 +327,19 @@ def test_the_data_may_have_moved(workdir, monkeypatch):
         assert json.loads(str(error.value)) == expected
 
 
+def test_another_test_set_may_be_named(workdir, monkeypatch):
+    saved = configs.saved(workdir)
+    saved['data']['test'] = 'held_out'
+    monkeypatch.setattr(configs, 'saved', lambda _: saved)
+
+    def load(section, split):
+        raise Problem(section['test'])
+
+    monkeypatch.setattr(sources, 'load', load)
+    with pytest.raises(Problem, match='seen'):
+        evaluate(workdir, 'knn', test='seen')
+
+
 # Features.
 
 

@@ -134,6 +134,7 @@ def test_a_run_keeps_its_tokenizer(spoken):
         ('zeroshot', {}, None, 'is for a run on images with texts'),
         ('regression', {}, None, 'has no targets'),
         ('knn', {'label': 'speaker'}, None, 'has one label only'),
+        ('knn', {'test': 'seen'}, None, 'has one test only'),
     ],
 )
 def test_what_cannot_be_evaluated_is_refused(spoken, tmp_path, protocol, options, code, said):

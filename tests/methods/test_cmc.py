@@ -105,6 +105,18 @@ def test_every_view_is_contrasted_with_the_memory_of_every_other(float64, form, 
 
 
 @pytest.mark.parametrize('devices', [1, 8])
+def test_without_memories_the_batch_is_contrasted(float64, devices):
+    method = build(THREE, memories=False)
+    params, state = start(method, 1)
+    out = outcome(method, params, state, data(), devices)
+    views, own = np.moveaxis(out.z, 1, 0), np.arange(BATCH)
+    pairs = itertools.permutations(views, 2)
+    expected = sum(of_pair(q, unit(k), [own] * BATCH, own, None) for q, k in pairs)
+    np.testing.assert_allclose(out.loss, expected, rtol=1e-9)
+    assert state.memory == out.state.memory == {}
+
+
+@pytest.mark.parametrize('devices', [1, 8])
 def test_each_embedding_moves_its_own_row_of_its_own_memory_halfway_after_the_loss(
     float64, devices
 ):
@@ -153,7 +165,8 @@ def test_the_features_are_those_of_all_encoders_side_by_side(float64):
         ({'channels': ('L', 'AB')}, 'config.method.channels: no "AB"; did you mean'),
         ({'channels': ('L',)}, 'two groups or more, each once'),
         ({'channels': ('L', 'ab', 'L')}, 'two groups or more, each once'),
-        ({'nce': True, 'noise': 0}, 'needs config.method.noise above 0'),
+        ({'nce': True, 'noise': 0}, 'needs memories and config.method.noise above 0'),
+        ({'nce': True, 'memories': False}, 'needs memories and config.method.noise above 0'),
     ],
 )
 def test_settings_that_contrast_nothing_are_refused(settings, said):
