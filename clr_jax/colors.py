@@ -90,8 +90,9 @@ def standard(group: str) -> dict:
 
 class Encoders(nn.Module):
     """Images [n, s, s, 3] -> the features [n, groups d] of as many copies of an encoder, side by side,
-    each of which sees the channels of its group. They have parameters of their own, named by the
-    group, and in place of `encoder`'s mean and std those of `standard`."""
+    each of which sees the channels of its group; of [n, groups, s, s, 3], each in an image of its
+    own. They have parameters of their own, named by the group, and in place of `encoder`'s mean and
+    std those of `standard`."""
 
     encoder: nn.Module
     groups: tuple[str, ...]
@@ -99,5 +100,6 @@ class Encoders(nn.Module):
     @nn.compact
     def __call__(self, x, rows):
         copy = lambda group: self.encoder.clone(parent=self, name=group, **standard(group))
-        each = [copy(group)(channels(x, group), rows) for group in self.groups]
-        return jnp.concatenate(each, -1)
+        shown = jnp.moveaxis(x, 1, 0) if x.ndim == 5 else [x] * len(self.groups)
+        pairs = zip(self.groups, shown, strict=True)
+        return jnp.concatenate([copy(group)(channels(of, group), rows) for group, of in pairs], -1)

@@ -263,7 +263,8 @@ class Dropout(nn.Module):
 
 
 class Conv(nn.Module):
-    """A 2-D convolution without bias, [b, h, w, c] -> [b, h', w', features].
+    """A convolution of images, [b, h, w, c] -> [b, h', w', features], or of sequences, [b, t, c] ->
+    [b, t', features].
 
     padding: 'SAME' (TensorFlow: uneven when strided), 'torch' (kernel // 2 on each side) or a number
     of pixels on each side. On a CPU it runs as patches and one matrix product, which is faster
@@ -275,41 +276,52 @@ class Conv(nn.Module):
     stride: int = 1
     padding: str | int = 'SAME'
     form: str = 'auto'  # auto | direct | patches
+    bias: bool = False
+    kernel_init: Callable = he_normal
     dtype: Any = None
 
     @nn.compact
     def __call__(self, x):
-        k, s = self.kernel, self.stride
-        w = self.param('kernel', he_normal, (k, k, x.shape[-1], self.features))
+        axes = x.ndim - 2
+        kernel, strides = (self.kernel,) * axes, (self.stride,) * axes
+        w = self.param('kernel', self.kernel_init, (*kernel, x.shape[-1], self.features))
         x, w = nn.dtypes.promote_dtype(x, w, dtype=self.dtype)
-        pads = lax.padtype_to_pads(x.shape[1:3], (k, k), (s, s), 'SAME')
+        pads = lax.padtype_to_pads(x.shape[1:-1], kernel, strides, 'SAME')
         if self.padding != 'SAME':
-            side = k // 2 if self.padding == 'torch' else int(self.padding)
-            pads = [(side, side)] * 2
+            side = self.kernel // 2 if self.padding == 'torch' else int(self.padding)
+            pads = [(side, side)] * axes
+        order = ('NHWC', 'HWIO', 'NHWC') if axes == 2 else ('NWC', 'WIO', 'NWC')
         forms = {
             'direct': lambda x, w: lax.conv_general_dilated(
-                x, w, (s, s), pads, dimension_numbers=('NHWC', 'HWIO', 'NHWC')
+                x, w, strides, pads, dimension_numbers=order
             ),
-            'patches': lambda x, w: through_patches(x, w, s, pads),
+            'patches': lambda x, w: through_patches(x, w, self.stride, pads),
         }
         if self.form not in ('auto', *forms):
             raise Problem(f'encoder.conv={self.form}: auto, direct or patches')
         # decided when the program is lowered, so that a CPU machine still compiles for TPUs
         if self.form == 'auto':
-            return lax.platform_dependent(x, w, cpu=forms['patches'], default=forms['direct'])
-        return forms[self.form](x, w)
+            y = lax.platform_dependent(x, w, cpu=forms['patches'], default=forms['direct'])
+        else:
+            y = forms[self.form](x, w)
+        if not self.bias:
+            return y
+        return y + self.param('bias', nn.initializers.zeros, (self.features,)).astype(y.dtype)
 
 
 def through_patches(x, w, stride: int, pads):
-    """The convolution of x [b, h, w, c] with w [k, k, c, f] as one matrix product -> [b, h', w',
-    f]."""
+    """The convolution of x [b, ..., c] with w [k, ..., c, f] as one matrix product -> [b, ..., f]."""
     k = len(w)
     x = jnp.pad(x, ((0, 0), *pads, (0, 0)))
-    h, v = ((n - k) // stride + 1 for n in x.shape[1:3])
+    sides = [(n - k) // stride + 1 for n in x.shape[1:-1]]
     cut = lambda i, n: slice(i, i + (n - 1) * stride + 1, stride)
     patches = jnp.concatenate(
-        [x[:, cut(i, h), cut(j, v)] for i in range(k) for j in range(k)], -1
-    )  # [b, h', w', k k c]
+        [
+            x[:, *(cut(i, n) for i, n in zip(place, sides, strict=True))]
+            for place in itertools.product(range(k), repeat=len(sides))
+        ],
+        -1,
+    )  # [b, ..., k ... c]
     # two axes: XLA's CPU product needs them
     y = patches.reshape(-1, patches.shape[-1]) @ w.reshape(-1, w.shape[-1])
-    return y.reshape(*patches.shape[:3], -1)
+    return y.reshape(*patches.shape[:-1], -1)

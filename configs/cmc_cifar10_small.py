@@ -18,7 +18,6 @@ def get_config(variant=''):
     config.batch_size, config.epochs = 128, 6.0
     config.data = {'name': 'tfds', 'dataset': 'cifar10', 'train': 'train', 'test': 'test'}
     config.views.view = {
-        'copies': 1,
         'size': 32,
         'brightness': 0.4,
         'contrast': 0.4,

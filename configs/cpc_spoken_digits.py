@@ -14,17 +14,17 @@ from clr_jax.config import default, finish
 
 def get_config(variant=''):
     config = default()
-    config.batch_size, config.epochs = 64, 30.0
+    config.batch_size, config.epochs = 64, 15.0
     config.data = {'name': 'spoken_digits', 'path': ''}
     config.views = {'sound': {'name': 'recording', 'samples': 3840}}
     config.encoder.update(
         name='wave',
-        widths=(128, 128, 128, 128, 128),
+        widths=(32, 64, 128, 128, 128),
         kernels=(8, 8, 4, 4, 4),
         strides=(5, 4, 2, 2, 1),
         norm='layer',
     )
-    config.method.update(name='cpc', context='gru', context_width=128, steps=6)
+    config.method.update(name='cpc', context='gru', context_width=128, steps=6, negatives=256)
     config.optimizer = {
         'name': 'adamw',
         'learning_rate': 1e-3,

@@ -6,7 +6,7 @@ from typing import Any
 import flax.linen as nn
 
 from clr_jax.entry import Problem
-from clr_jax.networks import normalization, wide
+from clr_jax.networks import Conv, normalization, wide
 
 
 class Wave(nn.Module):
@@ -29,12 +29,12 @@ class Wave(nn.Module):
         layers = zip(self.widths, self.kernels, self.strides, strict=True)
         for i, (width, kernel, stride) in enumerate(layers, 1):
             side = (kernel - stride + 1) // 2  # every stride of samples has its moment
-            conv = nn.Conv(
+            conv = Conv(
                 width,
-                (kernel,),
-                (stride,),
-                padding=[(side, side)],
-                use_bias=self.norm == 'none',
+                kernel,
+                stride,
+                padding=side,
+                bias=self.norm == 'none',
                 kernel_init=nn.initializers.he_normal(),
                 dtype=self.dtype,
                 name=f'conv{i}',

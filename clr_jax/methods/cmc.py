@@ -47,6 +47,8 @@ def cmc(
     instead, as in the paper, each pair with the normaliser of its first batch. momentum: of the
     memories. memories=False: there are none, and a query is contrasted with the other view's
     embeddings of the global batch, which short runs need: an epoch ago, both encoders were others.
+    As a row of a memory is of another crop than the query, each group of channels is then of a crop
+    of its own.
     """
     channels = tuple(channels)
     known(channels, GROUPS, 'config.method.channels')
@@ -58,9 +60,13 @@ def cmc(
     network = Network(Encoders(encoder, channels), heads)
     pairs = list(itertools.permutations(channels, 2))  # (query, memory)
 
+    def images(batch):
+        check_views(batch, 1 if memories else len(channels))
+        crops = batch['views']
+        return crops[0] if memories else jnp.stack(crops, 1)  # [b, s, s, 3] or [b, crops, s, s, 3]
+
     def init(key, batch, pretrained=None):
-        check_views(batch, 1)
-        params, stats = networks.init(network, key, batch['views'][0], pretrained)
+        params, stats = networks.init(network, key, images(batch), pretrained)
         rows = {
             view: memory.fresh(fold_in(key, i), examples, projector[-1])
             for i, view in enumerate(channels, 1)
@@ -69,7 +75,7 @@ def cmc(
         return params, CMCState(stats, rows, {'_'.join(pair): jnp.zeros(()) for pair in pairs})
 
     def loss(params, state, batch, *, key, time):
-        out, stats = networks.apply(network, params, state.stats, batch['views'][0], key=key)
+        out, stats = networks.apply(network, params, state.stats, images(batch), key=key)
         v = {view: normalize(out.z[:, i]) for i, view in enumerate(channels)}  # [b, d] each
         if not memories:
             value = sum(info_nce(v[query], v[other], temperature) for query, other in pairs)

@@ -107,8 +107,12 @@ def test_every_view_is_contrasted_with_the_memory_of_every_other(float64, form, 
 @pytest.mark.parametrize('devices', [1, 8])
 def test_without_memories_the_batch_is_contrasted(float64, devices):
     method = build(THREE, memories=False)
-    params, state = start(method, 1)
-    out = outcome(method, params, state, data(), devices)
+    params, state = start(method, 3)
+    crops = batch(3, 0)
+    out = outcome(method, params, state, crops, devices)
+    for i, image in enumerate(crops['views']):  # each group sees its own crop
+        seen = method.features(params, state, crops | {'views': (image,)})
+        np.testing.assert_allclose(out.z[:, i], seen['z'][:, i], rtol=1e-9, atol=1e-12)
     views, own = np.moveaxis(out.z, 1, 0), np.arange(BATCH)
     pairs = itertools.permutations(views, 2)
     expected = sum(of_pair(q, unit(k), [own] * BATCH, own, None) for q, k in pairs)
