@@ -22,12 +22,13 @@ def digits(**views):
 
 
 def test_the_pictures_are_an_image_and_its_views_in_the_run():
-    large = {'size': 16, 'flavour': 'torch', 'jitter': 1.0}
-    config = digits(large=large, small={'copies': 1, 'size': 8, 'blur': 0.0})
+    large = {'size': 16, 'flavour': 'torch', 'jitter': 1.0, 'blur': 0.0}
+    small = {'copies': 1, 'size': 8, 'jitter': 0.0, 'blur': 0.0}
+    config = digits(large=large, small=small)
     pictures, words = preview(config, 3)
     assert pictures.shape == (3, 4, 16, 16, 3)
     source = sources.digits('train')
-    views = [View(**large), View(copies=1, size=8, blur=0.0)]
+    views = [View(**large), View(**small)]
     batch = next(pipeline.train_batches(source, views, seed=7, batch_size=16))
     for row, number in enumerate(batch['index'][:3]):
         np.testing.assert_array_equal(pictures[row, 0, :8, :8], source.images[number])
