@@ -12,6 +12,7 @@ from clr_jax.entry import DATA, INPUT, Problem
 
 SPECIAL = ('[PAD]', '[UNK]', '[CLS]', '[SEP]', '[MASK]')  # of BERT, numbered from 0
 PADDING = ('[PAD]', '<pad>')  # as BERT's and RoBERTa's call it
+END = '<|endoftext|>'  # of CLIP, which pads with 0 behind it, the number of a character
 
 
 class Tokenizer(NamedTuple):
@@ -42,7 +43,7 @@ def load(path) -> Tokenizer:
 
 def parse(text: str, where) -> Tokenizer:
     """The tokenizer of a JSON text; `where` it is from, for errors. Its padding is the file's own: the
-    token of its setting for padding, or one with a name of `PADDING`."""
+    token of its setting for padding, or one with a name of `PADDING`, or 0 where `END` is a token."""
     tokenizers = library()
     try:
         model = tokenizers.Tokenizer.from_str(text)
@@ -51,6 +52,7 @@ def parse(text: str, where) -> Tokenizer:
     found = [model.token_to_id(token) for token in PADDING]
     if model.padding:
         found.insert(0, model.padding['pad_id'])
+    found += [None if model.token_to_id(END) is None else 0]
     found = [number for number in found if number is not None]
     if not found:
         raise Problem(f'tokenizer {where} has no token to pad with, {" or ".join(PADDING)}', DATA)

@@ -92,6 +92,27 @@ def test_the_padding_is_the_files_own(tmp_path):
     np.testing.assert_array_equal(rows, np.where(expected == 0, 4, expected))
 
 
+def test_clips_tokenizer_pads_with_zero_behind_the_end(tmp_path):
+    """A file like CLIP's: byte pairs, with marks of begin and end and no token to pad with."""
+    from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors
+
+    vocabulary = {'!': 0, 'a': 1, 'b</w>': 2, 'ab</w>': 3, '<|startoftext|>': 4, tokens.END: 5}
+    how = {'end_of_word_suffix': '</w>', 'unk_token': tokens.END}
+    model = Tokenizer(models.BPE(vocabulary, [('a', 'b</w>')], **how))
+    model.normalizer, model.pre_tokenizer = normalizers.Lowercase(), pre_tokenizers.Whitespace()
+    ends = [('<|startoftext|>', 4), (tokens.END, 5)]
+    model.post_processor = processors.RobertaProcessing(ends[1], ends[0])
+    path = tmp_path / 'tokenizer.json'
+    path.write_text(model.to_str())
+    tokenizer = tokens.load(path)
+    assert tokenizer[1:] == (0, 6)
+    rows = tokens.encode(tokenizer, ['AB ab', 'ab ' * 9], 6)
+    np.testing.assert_array_equal(rows, [[4, 3, 3, 5, 0, 0], [4, 3, 3, 3, 3, 5]])
+    path.write_text(model.to_str().replace(tokens.END, '<|end|>'))
+    with pytest.raises(Problem, match='no token to pad with'):
+        tokens.load(path)
+
+
 def test_mistakes_are_problems_of_one_line(tmp_path):
     path = tmp_path / 'tokenizer.json'
     with pytest.raises(Problem, match='cannot be read: No such file') as problem:
