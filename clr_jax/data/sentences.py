@@ -1,17 +1,18 @@
-"""Where texts come from: lines of a file, WordNet's glosses, triples of sentences, or (for smoke
-runs) the docstrings of Python's own library."""
+"""Where texts come from: lines of a file, neighbours in running text, WordNet's glosses, triples of
+sentences, or (for smoke runs) the docstrings of Python's own library."""
 
 import ast
 import csv
 import os
 import sys
+from itertools import groupby
 from pathlib import Path
 
 import numpy as np
 
 from clr_jax.data.augment import tensorflow
 from clr_jax.data.captions import aligned
-from clr_jax.data.source import Source, digest, fraction
+from clr_jax.data.source import Source, digest, files_below, fraction
 from clr_jax.entry import DATA, INPUT, Problem
 
 
@@ -25,6 +26,44 @@ def lines(
     else:
         chosen = _part(_lines(path), split, test_fraction)
     return source(f'{path} ({split})', [[line] for line in chosen])
+
+
+def neighbours(
+    split: str, *, path: str = '', test_path: str = '', test_fraction: float = 0.01
+) -> Source:
+    """Running text: a file, or all files *.txt below a directory, with a sentence on each line in the
+    order of the text and an empty line between paragraphs or documents. An example is two sentences
+    of a paragraph in a row. The test split is `test_path`, or else the share of the paragraphs that
+    their hashes single out.
+    """
+    place = test_path if test_path and split == 'test' else path
+    files = [place]
+    if place and Path(place).is_dir():
+        below = files_below(Path(place), ('.txt',), 'texts')
+        files = [os.path.join(place, name) for name, _ in below]
+    found = ['\n'.join(lines) for file in files for lines in _paragraphs(file)]
+    if not test_path:
+        found = _part(found, split, test_fraction)
+    paragraphs = [paragraph.split('\n') for paragraph in found]
+    name = f'{place} ({split})'
+    every = source(name, [[line] for lines in paragraphs for line in lines])
+    last = np.cumsum([len(lines) for lines in paragraphs]) - 1
+    first = np.setdiff1d(np.arange(every.size), last)  # who has a neighbour
+    if not len(first):
+        raise Problem(f'{name}: there are no two sentences in a row', DATA)
+    tf = tensorflow()
+    held = tf.constant(first)
+
+    def read(i):
+        one, other = every.read(held[i]), every.read(held[i] + 1)
+        return one | {'text': tf.concat([one['text'], other['text']], 0)}
+
+    return every._replace(
+        size=len(first),
+        read=read,
+        fingerprint=digest((every.fingerprint, first.tolist())),
+        labels=lambda: np.full(len(first), -1, np.int32),
+    )
 
 
 def wordnet(split: str, *, path: str = '/usr/share/wordnet', test_fraction: float = 0.01) -> Source:
@@ -103,14 +142,20 @@ def source(name: str, rows: list, labels=None) -> Source:
     )
 
 
-def _lines(path: str) -> list[str]:
+def _paragraphs(path: str) -> list[list[str]]:
+    """The lines of a file between those that are empty."""
     if not path:
         raise Problem('config.data.path is empty: set it to a file of sentences', INPUT)
     try:
         text = Path(path).read_text(encoding='utf-8')
     except (OSError, UnicodeError) as error:
         raise Problem(f'config.data.path={path} cannot be read: {error}', INPUT) from None
-    return [line.strip() for line in text.split('\n') if line.strip()]
+    stripped = (line.strip() for line in text.split('\n'))
+    return [[*lines] for filled, lines in groupby(stripped, bool) if filled]
+
+
+def _lines(path: str) -> list[str]:
+    return [line for lines in _paragraphs(path) for line in lines]
 
 
 def _part(texts: list[str], split: str, test_fraction: float) -> list[str]:

@@ -4,7 +4,7 @@ its keyword arguments."""
 from clr_jax.data.captions import captioned_digits, captions
 from clr_jax.data.images import digits, folder, tfds
 from clr_jax.data.replays import moving_digits, replay
-from clr_jax.data.sentences import docstrings, lines, triples, wordnet
+from clr_jax.data.sentences import docstrings, lines, neighbours, triples, wordnet
 from clr_jax.data.sounds import recordings, spoken_digits, tones
 from clr_jax.data.source import Source
 from clr_jax.entry import CONFIG, Problem, nearest
@@ -15,7 +15,7 @@ FACTORIES = {
     for factory in (
         *(digits, tfds, folder),
         *(captions, captioned_digits),
-        *(lines, wordnet, triples, docstrings),
+        *(lines, neighbours, wordnet, triples, docstrings),
         *(recordings, spoken_digits, tones),
         *(replay, moving_digits),
     )

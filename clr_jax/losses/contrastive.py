@@ -226,7 +226,7 @@ def info_nce(
 
     hard: [b, e], further keys, each the negative of its row and candidates of every query of the
     global batch; hard_weight is added to the logit of a query and its own (SimCSE; Gao et al.,
-    2021, whose weight is its exponential).
+    2021, whose weight is its exponential); -inf: its own is no candidate.
 
     >>> print(f'{info_nce(jnp.zeros((8, 4)), jnp.eye(8, 4)):.4f}, log 8 is {jnp.log(8):.4f}')
     2.0794, log 8 is 2.0794
@@ -251,7 +251,7 @@ def info_nce(
     if hard is not None:
         against = score(query, parallel.gather(wide(hard))) / temperature  # [b, B]
         own = mine[:, None] == jnp.arange(against.shape[1])
-        logits = jnp.concatenate([logits, against + hard_weight * own], 1)
+        logits = jnp.concatenate([logits, against + jnp.where(own, hard_weight, 0.0)], 1)
     return optax.softmax_cross_entropy_with_integer_labels(logits, target).mean()
 
 
