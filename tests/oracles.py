@@ -231,6 +231,19 @@ def nce(positive, noise, log_noise):
     return sum(losses) / len(positive)
 
 
+def jensen_shannon(parts, whole, there):
+    """Hjelm et al., 2019, eq. 4, negated: the mean over parts with their whole and with all others.
+
+    parts: [B, m, d], whole: [B, d], there: [B, m].
+    """
+    together, apart = [], []
+    for (n, i), k in itertools.product(np.ndindex(there.shape), range(len(whole))):
+        if there[n, i]:
+            score = np.dot(parts[n, i], whole[k])
+            (together if n == k else apart).append(softplus(-score if n == k else score))
+    return np.mean(together) + np.mean(apart)
+
+
 def contrastive(x, y, same, margin):
     """Hadsell et al., 2006, eq. 4, without the half. x, y: [B, d]."""
     losses = []
