@@ -27,7 +27,9 @@ def default() -> ConfigDict:
     # of texts: a tokenizer's JSON, or else WordPiece of so many tokens, learned from the data
     config.tokenizer = ConfigDict({'path': '', 'vocabulary': 8192})
     # of the training examples, by one of three: data.subsets.subset
-    config.subset = ConfigDict({'fraction': 1.0, 'per_class': 0, 'list': '', 'seed': 0})
+    config.subset = ConfigDict(
+        {'fraction': 1.0, 'per_class': 0, 'list': '', 'seed': 0, 'repeat': 1}
+    )
     # groups of views, each the fields of one of data.views.KINDS: `name`, or else an image's
     config.views = ConfigDict({'view': {}})
     # device: whether devices make the views of images, in the step, of crops or of whole images on a
@@ -144,13 +146,14 @@ def _small(views: ConfigDict):
         view.size = max(8, round(4 * sizes[name] / max(sizes.values())) * 4)
         view.cutout = view.get('cutout', 0) * view.size // sizes[name]
         view.sigma = tuple(x * view.size / sizes[name] for x in view.get('sigma', (0.1, 2.0)))
-    least = {'text': {'length': 16}, 'recording': {'samples': 2560}, 'frames': {'size': 16}}
+    least: dict = {'recording': {'samples': 2560}, 'frames': {'size': 16}}
+    least['text'] = {'length': 16, 'back': 0.0}  # there is no translator
     for view in views.values():
         view.update(least.get(view.get('name', ''), {}))
 
 
 def _narrow(method: ConfigDict):
-    """Heads, queues, draws of noise and patches at laptop size."""
+    """Heads, queues, draws of noise, patches and filters at laptop size."""
     limits = {'projector': 128, 'predictor': 128, 'prototypes': 256, 'clusters': 64}
     limits |= {
         'queue_size': 256,
@@ -162,6 +165,7 @@ def _narrow(method: ConfigDict):
         'context_depth': 2,
         'patch': 4,
         'stride': 2,
+        'filters': 32,
     }
     for name in limits.keys() & method.keys():
         value, most = method[name], limits[name]

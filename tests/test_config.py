@@ -146,8 +146,8 @@ def test_smoke_keeps_what_the_run_is_about(name):
     resized = (
         r'(data\.|subset\.|batch_size|epochs|steps|log_every|checkpoint_every|evaluation\.(size|crop|every)'
         r'|(text_)?encoder\.(depth|width|widths|small_stem|heads|patch|image_size|hidden|vocabulary)|views\.\w+\.(size|sigma|cutout|length|samples)'
-        r'|tokenizer\.|unlabelled\.(batch_size|views\.\w+\.(size|sigma|cutout|length))'
-        r'|method\.(projector|predictor|prototypes|clusters|queue_size|memory|noise|decoder_\w+|context_(width|depth)|patch|stride)|(pretrained|teacher)\.workdir|pretrained\.weights'
+        r'|tokenizer\.|unlabelled\.(batch_size|views\.\w+\.(size|sigma|cutout|length|back))'
+        r'|method\.(projector|predictor|prototypes|clusters|queue_size|memory|noise|decoder_\w+|context_(width|depth)|patch|stride|filters)|(pretrained|teacher)\.workdir|pretrained\.weights'
         r'|optimizer\.(learning_rate|schedule\.warmup_epochs)|groups\.\w+\.freeze_until):? ?'
     )
     changed = configs.differences(full, small)

@@ -1,5 +1,6 @@
 """Every config at its full size is a program for 64 TPU chips: traced and lowered, from shapes alone."""
 
+import math
 import os
 import re
 import subprocess
@@ -21,10 +22,12 @@ EXAMPLES, CLASSES = 1281167, 1000
 
 
 def lower(name: str) -> str:
-    """StableHLO of the config's step for TPUs on all devices, its state and gradients checked."""
+    """StableHLO of the config's step for TPUs, its state and gradients checked: on all devices, or so many
+    as its batch gives each an example."""
     c = resolved(name, classes=CLASSES)
     run = train.describe(c, EXAMPLES, CLASSES)
-    mesh = parallel.make_mesh(groups=c['bn_groups'])
+    number = math.gcd(DEVICES, c['batch_size'], run.extra)
+    mesh = parallel.make_mesh(jax.devices()[:number], c['bn_groups'])
     parallel.check_batch(c['batch_size'], mesh, c['bn_groups'])
     blank = train.blank_batch(run, 1)
     ts = jax.eval_shape(lambda: train.make_state(run.method, run.optimizer, mesh, blank, seed=0))

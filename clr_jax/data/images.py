@@ -57,8 +57,8 @@ def tfds(
     test: str = 'test',
     text: tuple = (),
 ) -> Source:
-    """A data set of images or recordings prepared by TensorFlow Datasets: 'name', 'name/config' or
-    'name:version', of which `text` names the features that are an example's texts ('caption', or
+    """A data set of images, recordings or texts prepared by TensorFlow Datasets: 'name', 'name/config'
+    or 'name:version', of which `text` names the features that are an example's texts ('caption', or
     'captions/text' of a sequence).
 
     Never uses the network. `data_dir` None is TFDS's own default; `train` and `test` are splits in
@@ -111,11 +111,11 @@ def tfds(
     def said(record):
         values = tf.io.parse_single_example(record, spoken)
         every = tf.concat([values[feature] for feature in text], 0)
-        return {'label': -1, 'text': tf.strings.reduce_join(every, separator='\n')}
+        return {'label': -1, 'text': tf.strings.reduce_join(every, separator='\0')}
 
     def texts():
         return [
-            x for of in read(said)['text'] for x in of.decode(errors='replace').split('\n') if x
+            x for of in read(said)['text'] for x in of.decode(errors='replace').split('\0') if x
         ]
 
     def described(record):  # its image is not decoded

@@ -14,7 +14,13 @@ from clr_jax.entry import CONFIG, INPUT, Problem
 
 
 def subset(
-    source: Source, *, fraction: float = 1.0, per_class: int = 0, list: str = '', seed: int = 0
+    source: Source,
+    *,
+    fraction: float = 1.0,
+    per_class: int = 0,
+    list: str = '',
+    seed: int = 0,
+    repeat: int = 1,
 ) -> Source:
     """Fewer examples of `source`, by one of the three, in its order; by none, `source` itself.
 
@@ -27,6 +33,9 @@ def subset(
     1 % and 10 % of ImageNet (imagenet_subsets/ in the code of SimCLR; Chen et al., 2020,
     arXiv:2002.05709); TFDS also prepares these, as config.data.dataset='imagenet2012_subset/1pct'.
 
+    repeat: so many times each of them, as an example of its own each time, where they are fewer than
+    a batch holds (UDA's 20 labels).
+
     The labels and names of a large TFDS data set take one pass over its files, whose result is kept.
     Raises Problem for settings that exclude each other, and for what the source cannot give.
     """
@@ -36,6 +45,8 @@ def subset(
         raise Problem(f'config.subset.fraction={fraction}: above 0 and at most 1', CONFIG)
     if per_class < 0:
         raise Problem(f'config.subset.per_class={per_class} is negative', CONFIG)
+    if repeat < 1:
+        raise Problem(f'config.subset.repeat={repeat}: at least 1', CONFIG)
     if list:
         chosen = _listed(source, list)
     elif per_class:
@@ -47,9 +58,11 @@ def subset(
         if not len(chosen):
             few = f'{source.name} has {source.size} examples'
             raise Problem(f'config.subset.fraction={fraction} is too small: {few}', CONFIG)
+    elif repeat > 1:
+        chosen = np.arange(source.size)
     else:
         return source
-    chosen = np.sort(chosen)
+    chosen = np.repeat(np.sort(chosen), repeat)
     numbers = tensorflow().constant(chosen, 'int64')
     names, targets = source.names, source.targets
     return source._replace(

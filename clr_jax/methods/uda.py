@@ -60,6 +60,9 @@ def uda(
         if streams != (1, 2):
             need = 'one view of the labelled examples, two of the unlabelled (config.unlabelled)'
             raise Problem(f'the method takes {need}; there are {streams[0]} and {streams[1]}')
+        shapes = {x.shape[1:] for x in (*batch['views'], *batch['unlabelled']['views'])}
+        if len(shapes) > 1:
+            raise Problem(f'config.unlabelled.views: as large as config.views, not {shapes}')
         params, stats = networks.init(network, key, batch['views'][0], pretrained)
         return params, UDAState(stats, params)
 

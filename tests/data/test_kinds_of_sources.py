@@ -7,7 +7,7 @@ import wave
 import numpy as np
 import pytest
 
-from clr_jax.data import captions, replays, sentences, sounds, sources
+from clr_jax.data import captions, replays, sentences, sounds, sources, subsets
 from clr_jax.data.augment import tensorflow
 from clr_jax.entry import DATA, INPUT, Problem
 
@@ -93,6 +93,38 @@ def test_lines_go_to_one_split_each(tmp_path):
     assert len(train | test) == 200
     assert 20 < len(test) < 60
     assert read(splits[0], 3)['text'].tolist() == [splits[0].texts()[3].encode()]
+
+
+def test_neighbours_never_meet_across_an_empty_line(tmp_path):
+    """Nor across files; and a paragraph is in one split, whole."""
+    sizes = np.random.default_rng(0).integers(1, 5, 80).tolist()
+    written = [[f'sentence {k} of {n}' for k in range(size)] for n, size in enumerate(sizes)]
+    for file, part in (('a.txt', written[:50]), ('below/b.txt', written[50:])):
+        (tmp_path / file).parent.mkdir(exist_ok=True)
+        text = ' \n\n'.join('\n'.join(lines) + '\n' for lines in part)
+        (tmp_path / file).write_text('\n' + text.rstrip('\n'))
+    expected = {pair for lines in written for pair in zip(lines, lines[1:], strict=False)}
+    found = {}
+    for split in ('train', 'test'):
+        source = sentences.neighbours(split, path=str(tmp_path), test_fraction=0.3)
+        examples = everything(source)
+        found[split] = [tuple(x.decode() for x in example['text']) for example in examples]
+        assert {int(example['label']) for example in examples} == {-1} == set(source.labels())
+        assert len(source.labels()) == source.size
+        assert set(sum(found[split], ())) < set(source.texts())  # some have no neighbour
+    assert sorted(found['train'] + found['test']) == sorted(expected)
+    of = {split: {pair[0].split()[-1] for pair in pairs} for split, pairs in found.items()}
+    assert not of['train'] & of['test']
+    assert len(of['test']) > 10
+
+    whole = sentences.neighbours('test', path='', test_path=str(tmp_path / 'below' / 'b.txt'))
+    assert whole.size == sum(size - 1 for size in sizes[50:])
+    (tmp_path / 'alone.txt').write_text('one\n\ntwo\n')
+    with pytest.raises(Problem, match='no two sentences in a row') as raised:
+        sentences.neighbours('test', test_path=str(tmp_path / 'alone.txt'))
+    assert raised.value.code == DATA
+    with pytest.raises(Problem, match=r'config\.data\.path is empty'):
+        sentences.neighbours('train')
 
 
 def test_glosses_are_without_their_examples(tmp_path):
@@ -239,18 +271,21 @@ def test_digits_move():
 
 @pytest.fixture(scope='module')
 def stored(tmp_path_factory):
-    """One captioned image set, one of recordings."""
+    """One captioned image set, one of recordings, one of texts."""
     import tensorflow_datasets
 
     place = tmp_path_factory.mktemp('tfds')
     feature = tensorflow_datasets.features
 
-    def store(dataset, features, example):
+    def store(dataset, features, example, more=()):
         tensorflow_datasets.dataset_builders.store_as_tfds_dataset(
             name=dataset,
             version='1.0.0',
             features=feature.FeaturesDict(features),
-            split_datasets={'train': [(k, example(k)) for k in range(12)]},
+            split_datasets={
+                split: [(k, example(k) | {'label': -1} if k > 11 else example(k)) for k in numbers]
+                for split, numbers in (('train', range(12)), *more)
+            },
             data_dir=place,
             disable_shuffling=True,
         )
@@ -270,6 +305,12 @@ def stored(tmp_path_factory):
         'sounds',
         {'speech': feature.Audio(), 'label': feature.ClassLabel(names=['odd', 'even'])},
         lambda k: {'speech': np.arange(-k, 20, dtype=np.int64), 'label': k % 2},
+    )
+    store(
+        'reviews',
+        {'text': feature.Text(), 'label': feature.ClassLabel(names=['bad', 'good'])},
+        lambda k: {'text': f'review\nnumber {k}', 'label': k % 2},
+        [('unsupervised', range(12, 18))],
     )
     return str(place)
 
@@ -291,3 +332,18 @@ def test_prepared_captions_and_recordings_are_read(stored):
     assert spoken.class_names == ('odd', 'even')
     with pytest.raises(Problem, match='no feature "title_"; did you mean "title"'):
         sources.load(asked | {'text': ('title_',)}, 'train')
+
+
+def test_prepared_texts_are_read_with_those_that_have_no_label(stored):
+    """Whole, also to those who translate them; labels are drawn from those that are there."""
+    section = {'name': 'tfds', 'data_dir': stored, 'dataset': 'reviews', 'text': ('text',)}
+    reviews = sources.load(section | {'train': 'train+unsupervised'}, 'train')
+    expected = [f'review\nnumber {k}' for k in range(18)]
+    examples = everything(reviews)
+    assert [example['text'].tolist() for example in examples] == [[x.encode()] for x in expected]
+    assert reviews.texts() == expected
+    labels = [k % 2 if k < 12 else -1 for k in range(18)]
+    assert [int(x['label']) for x in examples] == reviews.labels().tolist() == labels
+    few = subsets.subset(reviews, per_class=2, repeat=3)
+    read_of = [int(x['label']) for x in everything(few)]
+    assert np.bincount(read_of).tolist() == [6, 6]

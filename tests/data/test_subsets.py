@@ -145,6 +145,20 @@ def test_batches_of_a_part_number_its_examples():
     np.testing.assert_array_equal(batch['label'], part.labels()[batch['index']])
 
 
+def test_few_labels_fill_a_batch_by_repetition():
+    """Each as often, with draws of its own each time."""
+    whole = digits()
+    once, often = (subsets.subset(whole, per_class=1, repeat=n) for n in (1, 3))
+    np.testing.assert_array_equal(often.images, np.repeat(once.images, 3, 0))
+    np.testing.assert_array_equal(often.labels(), np.repeat(once.labels(), 3))
+    np.testing.assert_array_equal(read(often, 4)[0], once.images[1])
+    assert often.fingerprint != once.fingerprint
+    assert subsets.subset(whole, repeat=2).size == 2 * whole.size
+    batch = next(pipeline.train_batches(often, [View(size=8, copies=1)], seed=0, batch_size=30))
+    assert sorted(batch['index'] // 3) == sorted([*range(10)] * 3)
+    assert len(np.unique(batch['views'][0].reshape(30, -1), axis=0)) == 30
+
+
 def test_settings_that_make_no_subset(tmp_path):
     whole = digits()
     for both in ({'fraction': 0.1, 'per_class': 1}, {'fraction': 0.1, 'list': 'x'}):
@@ -154,6 +168,7 @@ def test_settings_that_make_no_subset(tmp_path):
         problem(whole, CONFIG, f'config.subset.fraction={fraction}', fraction=fraction)
     problem(whole, CONFIG, 'fraction=0.0001 is too small', '1437', fraction=0.0001)
     problem(whole, CONFIG, 'per_class=-1', per_class=-1)
+    problem(whole, CONFIG, 'config.subset.repeat=0', per_class=1, repeat=0)
     problem(whole, CONFIG, 'per_class=200: class ', per_class=200)
     problem(whole, INPUT, tmp_path / 'no', list=str(tmp_path / 'no'))
 

@@ -36,7 +36,8 @@ TINY = {
 def cases() -> dict[str, str]:
     """{case: config} of every method, published recipes first and ImageNet's before others, and
     again with each setting that is on where its default is off or off where it is on, with groups
-    and with a transformer. Which of several losses a method has is for their own tests."""
+    and with a transformer. A rate of 0 is a number like any other; which of several losses a method has
+    is for their own tests."""
     found: dict[tuple, str] = {}
     paths = (ROOT / 'configs').glob('*.py')
     for name in sorted(
@@ -53,7 +54,7 @@ def cases() -> dict[str, str]:
         for parameter in inspect.signature(factory).parameters.values():
             default, value = parameter.default, method.get(parameter.name)
             settable = parameter.kind is parameter.KEYWORD_ONLY and default is not None
-            if settable and bool(value) != bool(default):
+            if settable and not isinstance(default, float) and bool(value) != bool(default):
                 words.append(parameter.name if value else f'no_{parameter.name}')
         found.setdefault((method['name'], *words), name)
     return {'-'.join(words): name for words, name in found.items()}

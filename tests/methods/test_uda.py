@@ -125,6 +125,10 @@ def test_what_cannot_be_is_refused():
     method = uda(Linear(), CLASSES)
     with pytest.raises(Problem, match='there are 2 and 0'):
         method.init(jax.random.key(0), batch(2))
+    made = data()
+    made['unlabelled'] = {'views': tuple(x[:, :2] for x in made['unlabelled']['views'])}
+    with pytest.raises(Problem, match=r'config\.unlabelled\.views: as large as'):
+        method.init(jax.random.key(0), made)
     with pytest.raises(Problem, match='has one group'):
         uda(Linear(), CLASSES, bn_groups=2)
     with pytest.raises(Problem, match='annealing'):
