@@ -9,11 +9,12 @@ first step, and what it said is kept.
 
 Hardware: a TPU v5e-8; not run. Published: 95.8 % by a BERT-large trained further on IMDB, around 90 % by
 BERT-base with 128 tokens and 8 labelled reviews a step. As in the official script for BERT-base: 32
-labelled reviews, of 20, beside 96 unlabelled ones, 512 tokens, linear annealing, neither temperature nor
-confidence, no average, 10,000 steps of Adam at 2e-5 with 1,000 of warm-up. There the classifier is behind
-BERT's pre-trained pooler and dropout, reviews are without markup, those of the unsupervised split
-below 500 characters are left out, Adam corrects no bias, and the norm of the whole gradient is clipped at
-1; none of this here. Its script translates only; a tenth of the words by TF-IDF is ours.
+labelled reviews, of 20, beside 96 unlabelled ones, 512 tokens, linear annealing, neither temperature
+nor confidence, no average, 10,000 steps of Adam at 2e-5 with 1,000 of warm-up. There the classifier is
+behind BERT's pre-trained pooler and dropout, reviews lose their markup, short ones of the unsupervised
+split (below 500 characters) are left out, Adam corrects no bias, and the norm of the whole gradient is
+clipped at 1; none of this is done here. The script only translates; replacing a tenth of the words by
+TF-IDF is ours.
 """
 
 from clr_jax.config import default, finish
