@@ -254,11 +254,14 @@ def saved(workdir) -> dict:
 
 
 def completed(config: dict) -> dict:
-    """A config as JSON has it; sections, and settings of views, that it did not know yet are as by
-    default. So is that of its teacher."""
+    """A config as JSON has it; sections, and settings of views and of what every config has, that it
+    did not know yet are as by default. So is that of its teacher."""
     from clr_jax.data.views import settings
 
-    config = json.loads(json.dumps(default().to_dict())) | config
+    usual = json.loads(json.dumps(default().to_dict()))
+    config = usual | config
+    for name in ('tokenizer', 'subset', 'augment', 'probe', 'pretrained', 'teacher', 'evaluation'):
+        config[name] = usual[name] | config[name]
     for groups in (config['views'], config['unlabelled']['views']):
         for name, view in groups.items():
             groups[name] = settings(view)._field_defaults | view
