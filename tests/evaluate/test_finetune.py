@@ -163,7 +163,7 @@ def test_draws_are_trainings_of_their_own(workdir, quick):
     assert record['draws'] == 2
     assert record['top1'] == pytest.approx(np.mean(scores), abs=1e-5)
     assert record['top1_std'] == pytest.approx(np.std(scores), abs=1e-5)
-    assert scores[0] != scores[1]
+    assert len({read(p)[-1]['loss'] for p in folders}) == 2  # accuracies may be the same
     assert 'top5' in record
 
 
@@ -284,7 +284,7 @@ def test_the_published_protocol():
     settled, pretrained = {'batch_size': 256, 'steps': 3000}, {'workdir': 'x', 'step': 7}
     found = recipe(Finetune(), saved, settled, {'fraction': 0.01}, pretrained, 3)
     assert (found['seed'], found['batch_size'], found['steps']) == (3, 256, 3000)
-    assert found['subset'] == {'fraction': 0.01, 'per_class': 0, 'list': '', 'seed': 3}
+    assert found['subset'] == {'fraction': 0.01, 'per_class': 0, 'list': '', 'seed': 3, 'repeat': 1}
     rest = {'parts': ('encoder',), 'weights': ''}
     assert found['pretrained'] == {'workdir': 'x', 'step': 7} | rest
     assert found['data'] == saved['data']
