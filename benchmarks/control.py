@@ -11,11 +11,10 @@ initialisation and of pixels, as a Markdown table. What is done is kept in --out
 import argparse
 import json
 import os
-import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
+from programs import call
 
 SIDE = 100
 
@@ -76,12 +75,6 @@ def smaller(picture: np.ndarray) -> np.ndarray:
     square = picture[top : top + side, left : left + side]
     blocks = square.reshape(SIDE, side // SIDE, SIDE, side // SIDE, 3)
     return blocks.mean((1, 3)).round().astype(np.uint8)
-
-
-def call(module: str, *flags: str):
-    done = subprocess.run([sys.executable, '-m', module, *flags], stdout=subprocess.DEVNULL)
-    if done.returncode:
-        sys.exit(f'{module} ended with exit code {done.returncode}')
 
 
 if __name__ == '__main__':

@@ -11,9 +11,9 @@ import argparse
 import json
 import os
 import statistics
-import subprocess
-import sys
 from pathlib import Path
+
+from programs import call
 
 ROWS = {
     'supervised': (
@@ -51,11 +51,8 @@ def main():
 
 def accuracy(workdir: Path, seed: int, config: str, *flags: str) -> float:
     """Of the classifier that a run ends with, on all test images."""
-    where = [f'--config=configs/{config}.py', f'--workdir={workdir}', f'--config.seed={seed}']
-    command = [sys.executable, '-m', 'clr_jax.main', *where, *flags]
-    done = subprocess.run(command, stdout=subprocess.DEVNULL)
-    if done.returncode:
-        sys.exit(f'{" ".join(command)} ended with exit code {done.returncode}')
+    where = f'--config=configs/{config}.py', f'--workdir={workdir}', f'--config.seed={seed}'
+    call('clr_jax.main', *where, *flags)
     log = map(json.loads, (workdir / 'metrics.jsonl').open())
     return [line['test_top1'] for line in log if 'test_top1' in line][-1]
 

@@ -14,9 +14,9 @@ import csv
 import json
 import os
 import random
-import subprocess
-import sys
 from pathlib import Path
+
+from programs import call
 
 
 def main():
@@ -74,12 +74,6 @@ def spearman(workdir: Path, stsb: Path, *flags: str) -> dict:
         pairs = f'--pairs={stsb / "sts-dev.csv"}'
         call('clr_jax.evaluate', f'--workdir={workdir}', '--protocol=sts', pairs, *flags)
     return {line['source']: line['spearman'] for line in map(json.loads, results.open())}
-
-
-def call(module: str, *flags: str):
-    done = subprocess.run([sys.executable, '-m', module, *flags], stdout=subprocess.DEVNULL)
-    if done.returncode:
-        sys.exit(f'{module} ended with exit code {done.returncode}')
 
 
 if __name__ == '__main__':

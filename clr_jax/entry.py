@@ -18,7 +18,17 @@ PREEMPTED, STUCK = 42, 75
 # Why a system refuses to write, as it says it itself and libraries repeat it.
 REFUSALS = [
     os.strerror(getattr(errno, name))
-    for name in ('ENOSPC', 'EDQUOT', 'EROFS', 'EACCES', 'EPERM', 'ENOTDIR', 'EFBIG')
+    for name in (
+        'ENOSPC',
+        'EDQUOT',
+        'EROFS',
+        'EACCES',
+        'EPERM',
+        'ENOTDIR',
+        'EISDIR',
+        'EEXIST',
+        'EFBIG',
+    )
 ]
 
 
@@ -32,7 +42,7 @@ class Problem(Exception):
 
 
 @contextmanager
-def writing(what: str):
+def writing(what):
     """Inside, what the system refuses to write becomes a Problem: that `what` cannot be written."""
     try:
         yield

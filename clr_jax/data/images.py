@@ -86,6 +86,7 @@ def tfds(
         has = nearest(absent[0], features)
         raise Problem(f'config.data.text: {name} has no feature "{absent[0]}"; {has}', CONFIG)
     file = next((k for k in features if k.split('/')[-1] in ('file_name', 'filename')), None)
+    rate = features[sound].sample_rate if sound else None  # of recordings, if it is told
     classes = features[label].num_classes if label else None
     class_names = tuple(features[label].names) if label else None
 
@@ -149,6 +150,7 @@ def tfds(
         names=names,
         texts=texts if text else None,
         class_names=class_names,
+        rate=(lambda: rate) if rate else None,
     )
 
 

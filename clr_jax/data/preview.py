@@ -32,10 +32,9 @@ def main():
         raise entry.Problem(hint, entry.USAGE)
     pictures, words = preview(FLAGS.config.to_dict(), FLAGS.examples)
     path = epath.Path(entry.absolute(FLAGS.output))
-    try:
+    with entry.writing(f'--output={path}'):
+        path.parent.mkdir(parents=True, exist_ok=True)
         path.write_bytes(tensorflow().io.encode_png(grid(pictures / 255)).numpy())
-    except OSError as error:
-        raise entry.Problem(f'--output={path} cannot be written: {error.strerror}') from error
     print(*words, path, sep='\n', flush=True)
 
 

@@ -67,11 +67,9 @@ def draw(workdir, *, step=-1, examples=8, split='test', data_dir=None) -> list[s
     folder, paths = epath.Path(workdir) / 'pictures', []
     for name, pictures in seen.items():
         path = folder / f'{name}_{step}.png'
-        try:
+        with entry.writing(path):
             folder.mkdir(exist_ok=True)
             path.write_bytes(tensorflow().io.encode_png(grid(pictures)).numpy())
-        except OSError as error:
-            raise entry.Problem(f'{path} cannot be written: {error.strerror}') from error
         print(path, flush=True)
         paths.append(str(path))
     return paths

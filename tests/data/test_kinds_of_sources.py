@@ -303,7 +303,10 @@ def stored(tmp_path_factory):
     )
     store(
         'sounds',
-        {'speech': feature.Audio(), 'label': feature.ClassLabel(names=['odd', 'even'])},
+        {
+            'speech': feature.Audio(sample_rate=16000),
+            'label': feature.ClassLabel(names=['odd', 'even']),
+        },
         lambda k: {'speech': np.arange(-k, 20, dtype=np.int64), 'label': k % 2},
     )
     store(
@@ -330,6 +333,8 @@ def test_prepared_captions_and_recordings_are_read(stored):
         np.testing.assert_array_equal(example['recording'], np.arange(-k, 20))
         assert example['label'] == k % 2
     assert spoken.class_names == ('odd', 'even')
+    assert spoken.rate() == 16000
+    assert pictures.rate is None
     with pytest.raises(Problem, match='no feature "title_"; did you mean "title"'):
         sources.load(asked | {'text': ('title_',)}, 'train')
 
