@@ -38,8 +38,13 @@ SUPERVISED = ('supcon', 'supervised')  # last in the table
 BASELINES = {
     'simclr': ('pixels', 'random'),
     'mae': ('random',),
+    'cmc': ('random',),
 }  # by whose first run they are judged
-NAMES = {('mae', 'random'): 'random ViT (of mae)', ('simclr', 'random'): 'random'}
+NAMES = {
+    ('simclr', 'random'): 'random',
+    ('mae', 'random'): 'random ViT (of mae)',
+    ('cmc', 'random'): 'random pair (of cmc)',
+}
 
 
 class Run(NamedTuple):

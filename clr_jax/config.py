@@ -14,6 +14,8 @@ from ml_collections.config_dict import placeholder
 
 from clr_jax.entry import CONFIG, INPUT, Problem, absolute, nearest
 
+OFF = {'layer_decay': 1.0, 'clip': 0.0}  # what every optimizer can have besides its keywords
+
 
 def default() -> ConfigDict:
     """What every config starts from. Sections with a `name` are a function's keyword arguments."""
@@ -80,7 +82,8 @@ def finish(config: ConfigDict, variant: str = '', **smoke_changes) -> ConfigDict
     _complete(config.data, _named('clr_jax.data.sources', config.data.name))
     _complete(config.optimizer, _named('clr_jax.optimizers', config.optimizer.name))
     _complete(config.optimizer.schedule, schedule)
-    config.optimizer.layer_decay = config.optimizer.get('layer_decay', 1.0)
+    for name, off in OFF.items():
+        config.optimizer[name] = config.optimizer.get(name, off)
     for view in (*config.views.values(), *config.unlabelled.views.values()):
         _complete(view, settings(view))
     if variant == 'smoke':
@@ -260,6 +263,7 @@ def completed(config: dict) -> dict:
 
     usual = json.loads(json.dumps(default().to_dict()))
     config = usual | config
+    config['optimizer'] = OFF | config['optimizer']
     for name in ('tokenizer', 'subset', 'augment', 'probe', 'pretrained', 'teacher', 'evaluation'):
         config[name] = usual[name] | config[name]
     for groups in (config['views'], config['unlabelled']['views']):

@@ -162,7 +162,9 @@ def optimizer(
     `section`: name (lars, sgd, adamw), learning_rate with its scaling ('none' if absent), schedule
     (keywords of `schedule`), and keywords of the named function. weight_decay may change over the
     run: {'start': 0.04, 'end': 0.4, and keywords of `schedule`}. layer_decay: each layer below the
-    classifier moves that much less than the one above it (`layered`); 1 if absent.
+    classifier moves that much less than the one above it (`layered`); 1 if absent. clip: the norm
+    that the gradient of all parameters together, but of the frozen, is shortened to before all else
+    (Pascanu et al., 2013; arXiv:1211.5063, algorithm 1); 0, or absent: none.
 
     `groups`: name -> {'pattern': a regular expression searched for in parameter paths such as
     'encoder/bn1/scale', ...} with any of learning_rate (a multiplier), schedule (instead of the
@@ -177,10 +179,10 @@ def optimizer(
     known([section.get('name')], makers, 'optimizer.name')
     make = makers[section['name']]
     own = [*inspect.signature(make).parameters][1:]
-    known(
-        section, ['name', 'learning_rate', 'scaling', 'schedule', 'layer_decay', *own], 'optimizer'
-    )
+    general = ['name', 'learning_rate', 'scaling', 'schedule', 'layer_decay', 'clip']
+    known(section, [*general, *own], 'optimizer')
     layer_decay = number(section.get('layer_decay', 1.0), 'optimizer.layer_decay', zero=False)
+    limit = number(section.get('clip', 0.0), 'optimizer.clip')
     times = {'steps_per_epoch': steps_per_epoch, 'total_steps': total_steps}
 
     def transformation(group, where):
@@ -213,7 +215,11 @@ def optimizer(
     def divided(params):
         labels, merged = divide(params, groups)
         parts = {label: transformation(group, label) for label, group in merged.items()}
-        return optax.partition(parts, labels)
+        tx = optax.partition(parts, labels)
+        if not limit:
+            return tx
+        moving = jax.tree.map(lambda label: not merged[label].get('frozen'), labels)
+        return optax.chain(optax.masked(optax.clip_by_global_norm(limit), moving), tx)
 
     tx = optax.GradientTransformation(
         lambda params: divided(params).init(params),

@@ -10,8 +10,8 @@ Hardware: one accelerator; not run. Published: 66.58, the average Spearman corre
 Batch size, epoch, rate, warm-up and decay are the official code's; that the published number is of them
 is not confirmed. Several windows side by side with ReLU are the paper's, their sizes and channels our
 reading: as released, the code has one window of 3 without ReLU. It also keeps the checkpoint that is
-best on STS-B's development set, of one each 1000 steps, lets Adam correct no bias, and clips the norm
-of the whole gradient at 1, which is not done here.
+best on STS-B's development set, of one each 1000 steps, and lets Adam correct no bias, which is not done
+here.
 """
 
 from clr_jax.config import default, finish
@@ -30,6 +30,7 @@ def get_config(variant=''):
         'scaling': 'none',
         'weight_decay': 0.01,
         'eps': 1e-6,
+        'clip': 1.0,
     }
     config.optimizer.schedule = {'name': 'linear', 'warmup_epochs': 0.1}
     config.groups.norm_and_bias = {'pattern': '(bias|scale)$', 'weight_decay': 0.0}

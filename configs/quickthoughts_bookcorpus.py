@@ -8,10 +8,11 @@ The data are files *.txt with a sentence on each line in the order of the book, 
 paragraphs or chapters.
 
 Hardware: one accelerator; not run, and with these encoders nothing is published. As in the official code:
-400 sentences a step, 30 words of each (here tokens), one epoch, Adam at 5e-4 without decay. There a
+400 sentences a step, 30 words of each (here tokens), one epoch, Adam at 5e-4 without decay, the norm of
+the gradient clipped at 5. There a
 batch is 400 sentences in a row, each with both of its neighbours as targets; here it is 200 pairs from
 anywhere, and a sentence has one neighbour at a time. The warm-up and the sizes of the encoders are
-ours. There the norm of the gradient is clipped at 5, which is not done here.
+ours.
 """
 
 from clr_jax.config import default, finish
@@ -35,6 +36,7 @@ def get_config(variant=''):
         'learning_rate': 5e-4,
         'scaling': 'none',
         'weight_decay': 0.0,
+        'clip': 5.0,
     }
     config.optimizer.schedule = {'name': 'constant', 'warmup_epochs': 0.01}
     config.checkpoint_every = 10_000

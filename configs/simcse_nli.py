@@ -7,7 +7,6 @@ what contradicts them.
 The data are a CSV file with a header and three columns.
 
 Hardware: one accelerator; not run. Published: 81.57, the average Spearman correlation of seven STS tasks.
-The official code clips the norm of the whole gradient at 1, which is not done here.
 """
 
 from clr_jax.config import default, finish
@@ -29,6 +28,7 @@ def get_config(variant=''):
         'learning_rate': 5e-5,
         'scaling': 'none',
         'weight_decay': 0.0,
+        'clip': 1.0,
     }
     config.optimizer.schedule = {'name': 'linear'}
     return finish(config, variant)

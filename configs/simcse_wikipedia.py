@@ -6,7 +6,7 @@ Wikipedia, each its own positive under another dropout mask.
 
 Hardware: one accelerator; not run. Published: 76.25, the average Spearman correlation of seven STS tasks.
 The official code keeps the checkpoint that is best on STS-B's development set, of one each 125 steps,
-and clips the norm of the whole gradient at 1, which is not done here.
+which is not done here.
 """
 
 from clr_jax.config import default, finish
@@ -24,6 +24,7 @@ def get_config(variant=''):
         'learning_rate': 3e-5,
         'scaling': 'none',
         'weight_decay': 0.0,
+        'clip': 1.0,
     }
     config.optimizer.schedule = {'name': 'linear'}
     config.checkpoint_every = 1000

@@ -13,6 +13,8 @@ FLAGS = [
     os.environ.get('XLA_FLAGS', ''),
 ]
 os.environ['XLA_FLAGS'] = ' '.join(FLAGS)
+# several threads of one small decomposition spend their time waiting for each other
+os.environ['OPENBLAS_NUM_THREADS'] = '1'
 os.environ.setdefault('TF_CPP_MIN_LOG_LEVEL', '3')
 ROOT = Path(__file__).parent.parent
 sys.path.insert(0, str(ROOT))  # configs/ and tests/ are not installed

@@ -62,7 +62,7 @@ def write(folder, text: str) -> str:
 @pytest.mark.parametrize(('name', 'variant'), BOTH)
 def test_every_keyword_is_listed_and_none_is_made_up(name, variant):
     of = config(name, variant)
-    extra = {'optimizer': {'learning_rate', 'scaling', 'schedule', 'layer_decay'}}
+    extra = {'optimizer': {'learning_rate', 'scaling', 'schedule', 'layer_decay', 'clip'}}
     for path, function in named(of).items():
         known = keywords(function)
         assert known, path  # the search for keywords finds some

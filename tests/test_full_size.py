@@ -1,5 +1,6 @@
 """Every config at its full size is a program for 64 TPU chips: traced and lowered, from shapes alone."""
 
+import gc
 import math
 import os
 import re
@@ -81,9 +82,11 @@ def test_simclr_on_imagenet_gathers_embeddings_and_computes_in_bfloat16(lowered)
 
 if __name__ == '__main__':
     folder, *names = sys.argv[1:]
+    gc.disable()  # tracing makes millions of objects, over which it would go again and again
     for name in names:
         try:
             Path(folder, f'{name}.txt').write_text(lower(name))
         except Exception:  # for the test of that name
             Path(folder, f'{name}.error').write_text(traceback.format_exc())
         jax.clear_caches()
+        gc.collect()

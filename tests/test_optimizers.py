@@ -422,6 +422,19 @@ def test_clip_is_per_tensor_and_before_everything_else():
     agree(train(tx, params, grads), expected)
 
 
+def test_clip_of_the_whole_gradient_is_of_what_moves_and_before_everything_else():
+    params, grads = example()
+    groups = {'still': {'pattern': 'predictor', 'frozen': True}}
+    tx = optimizers.optimizer(sgd_section(clip=4.0), groups, **RUN)
+    moving = SHAPES.keys() - {HEAD}
+    norms = [math.sqrt(sum((grad[path] ** 2).sum() for path in moving)) for grad in grads]
+    assert min(norms) < 4 < max(norms)
+    factors = [min(1.0, 4.0 / norm) for norm in norms]
+    clipped = [{p: f * g for p, g in grad.items()} for f, grad in zip(factors, grads, strict=True)]
+    expected = by_tensor(momentum_sgd, params, clipped, [0.2] * STEPS, [0.05] * STEPS)
+    agree(train(tx, params, grads), [after | {HEAD: params[HEAD]} for after in expected])
+
+
 def test_groups_merge():
     params, grads = example()
     groups = {
@@ -637,6 +650,7 @@ def problem(section, groups=None, params=None):
         ({'learning_rate': None}, ['learning_rate', 'None']),
         ({'learning_rate': '0.1'}, ['learning_rate', '0.1']),
         ({'weight_decay': -1.0}, ['weight_decay', '-1.0']),
+        ({'clip': -1.0}, ['optimizer.clip', '-1.0']),
     ],
 )
 def test_mistake_in_the_section(change, words):

@@ -59,7 +59,7 @@ def test_a_stage_says_which_one_is_missing(folder):
         assert raised.value.code == INPUT
         command = f'python -m clr_jax.main --config=configs/{before}.py:smoke'
         assert f'{command} --workdir=runs/{before}_smoke' in str(raised.value)
-        assert not (folder / 'runs').exists()
+        assert not any((folder / 'runs').iterdir())
 
 
 def test_each_stage_begins_with_what_the_one_before_has_left(folder):
