@@ -2,7 +2,8 @@
 
     python benchmarks/state_memory.py [configs/mocov2_imagenet.py ...]
 
-Tables are queues and memories, whole on every device; `state` is the rest of the method's state
+Tables are queues and memories; with `config.sharded`, the devices share these, the optimizer's state
+and slow copies; `state` is the rest of the method's state
 (batch statistics, slow copies of the network). Data sets count with ImageNet's 1,281,167 examples,
 50,000 where the config's name says CIFAR-10.
 """
@@ -13,7 +14,6 @@ from pathlib import Path
 
 os.environ.setdefault('JAX_PLATFORMS', 'cpu')
 ROOT = Path(__file__).parent.parent
-TABLES = ('queue', 'queues', 'memory')
 
 
 def main():
@@ -32,7 +32,7 @@ def main():
         run = train.describe(c | {'probe': {'learning_rate': 0}}, examples, 1000)
         ts = train.state_shapes(run, parallel.make_mesh())
         fields = ts.state._asdict()
-        tables = size([fields[name] for name in TABLES if name in fields], jax)
+        tables = size([fields[name] for name in parallel.TABLES if name in fields], jax)
         sizes = size(ts.params, jax), size(ts.opt, jax), size(ts.state, jax) - tables, tables
         print(f'| {Path(path).stem} | ' + ' | '.join(f'{s:.1f}' for s in sizes) + ' |')
 

@@ -37,6 +37,8 @@ def default() -> ConfigDict:
     # device: whether devices make the views of images, in the step, of crops or of whole images on a
     # canvas of so many pixels a side (0: crops)
     config.augment = ConfigDict({'device': False, 'canvas': 0})
+    # whether each device keeps a part only of the optimizer's state, of slow copies, memories and queues
+    config.sharded = False
     # all training examples without their labels, so many beside each batch, in views of their own
     config.unlabelled = ConfigDict({'batch_size': 0, 'views': {}})
     config.encoder = ConfigDict({'name': 'resnet', 'bn_groups': config.get_ref('bn_groups')})

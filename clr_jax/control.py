@@ -49,7 +49,7 @@ def auxiliary(config: dict, shape: tuple, steps: int = 10**6) -> Auxiliary:
         raise Problem(f'frames of shape {tuple(shape)}: {here}')
     mesh = parallel.make_mesh(groups=config['bn_groups'])
     parallel.check_batch(batch_size, mesh, config['bn_groups'])
-    pace = {'steps_per_epoch': run.steps_per_epoch, 'total_steps': run.total_steps}
+    pace: dict = {'steps_per_epoch': run.steps_per_epoch, 'total_steps': run.total_steps}
     step = make_step(run.method, run.optimizer, mesh, seed=config['seed'], **pace)
     compiled = forward(run.method.features, mesh)
     numbers = {'label': np.full(batch_size, -1, np.int32), 'index': np.arange(batch_size)}

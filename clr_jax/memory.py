@@ -10,9 +10,17 @@ from clr_jax.networks import normalize
 
 
 def fresh(key, examples: int, d: int):
-    """A memory before the first step [examples, d], uniform as in the official code."""
+    """A memory before the first step, uniform as in the official code: `examples` rows of d, and what
+    `parallel.padded` has behind them."""
     reach = (d / 3) ** -0.5
-    return jax.random.uniform(key, (examples, d), minval=-reach, maxval=reach)
+    return parallel.padded(jax.random.uniform(key, (examples, d), minval=-reach, maxval=reach))
+
+
+def score(memory, v, examples: int, rows=None):
+    """Dot products of embeddings v [b, d] with the rows of all examples [b, examples], or with `rows`
+    [b, m] of them [b, m]."""
+    scores = parallel.score(memory, v, rows)
+    return scores[:, :examples] if rows is None else scores
 
 
 def candidates(key, index, noise: int, examples: int):

@@ -8,6 +8,7 @@ arrays.
 
 import math
 import zlib
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -135,37 +136,133 @@ def exchange(x, order):
     return jnp.asarray(gather(x))[order[positions(len(x))]]
 
 
-# Tables: rows that outlive the batch (queues, memories), the same on every shard.
+# Tables: rows that outlive the batch, the leaves of a method's state under one of these names. Every
+# shard has a table whole, or a `Part` of its rows.
+
+TABLES = ('queue', 'queues', 'memory')
+MULTIPLE = 1024  # of the rows of a table that is as long as the data
+
+
+class Part(NamedTuple):
+    """What one shard has of a table [n, d] that all share: as many rows as every other, in order."""
+
+    rows: jax.Array  # [n / shards, d]
+
+    def find(self, index):
+        """Rows by their number in the table -> (their number here or 0, whether they are here)."""
+        here = index - lax.axis_index(DATA) * len(self.rows)
+        held = (here >= 0) & (here < len(self.rows))
+        return jnp.where(held, here, 0), held
+
+
+def padded(rows):
+    """A table of any length [n, d], with rows of zeros behind it that any usual number of devices can
+    share it: nobody's, for whoever reads all."""
+    return jnp.pad(rows, ((0, -len(rows) % MULTIPLE), (0, 0)))
 
 
 def take(table, index):
-    """Rows `index` [...] of a table [n, d] -> [..., d]."""
-    return jnp.asarray(table)[index]
+    """Rows `index` [...] of a table [n, d] -> [..., d]; of a shared one, `index` [b, ...] is of this
+    shard's examples."""
+    if not isinstance(table, Part):
+        return jnp.asarray(table)[index]
+    here, held = table.find(gather(index))  # [B, ...]
+    found = jnp.where(held[..., None], table.rows[here], 0)  # [B, ..., d]: 0 on all shards but one
+    return lax.psum_scatter(found, DATA, tiled=True)
 
 
 def put(table, index, values):
     """The table [n, d] with the rows `index` [b], unique in the global batch, replaced by this
     shard's `values` [b, d]; no gradient."""
-    values = gather_state(values).astype(table.dtype)  # [B, d]
-    return jnp.asarray(table).at[gather_state(index)].set(values)
+    index, values = gather_state(index), gather_state(values)  # [B], [B, d]
+    if not isinstance(table, Part):
+        return jnp.asarray(table).at[index].set(values.astype(table.dtype))
+    here, held = table.find(index)
+    place = jnp.where(held, here, len(table.rows))  # which is nowhere
+    values = vary(values.astype(table.rows.dtype))
+    return Part(table.rows.at[place].set(values, mode='drop'))
 
 
 def score(table, query, index=None):
     """Dot products of the queries [b, d] with all rows of a table [n, d] -> [b, n], or with its rows
-    `index` [b, m] -> [b, m]."""
+    `index` [b, m] -> [b, m]. The queries may be the same on every shard, if it is all rows."""
+    if not isinstance(table, Part):
+        if index is None:
+            return query @ table.T
+        return jnp.einsum('bd,bmd->bm', query, take(table, index))
+    if not jax.typeof(query).manual_axis_type.varying:
+        return lax.all_gather(vary(query) @ table.rows.T, DATA, axis=1, tiled=True)
+    part = gather(query) @ table.rows.T  # [B, n / shards]
     if index is None:
-        return query @ table.T
-    return jnp.einsum('bd,bmd->bm', query, take(table, index))
+        return lax.all_to_all(part, DATA, 0, 1, tiled=True)
+    here, held = table.find(gather(index))  # [B, m]
+    found = jnp.where(held, jnp.take_along_axis(part, here, 1), 0)
+    return lax.psum_scatter(found, DATA, tiled=True)
 
 
 def enqueue(queue, cursor, values):
     """The queue [K, d] with the oldest of its rows, from `cursor` [] on, replaced by the global
     batch of `values` [b, d], and the cursor behind them."""
-    length, batch = len(queue), len(values) * size()
+    length = len(queue.rows) * size() if isinstance(queue, Part) else len(queue)
+    batch = len(values) * size()
     if batch > length:
         raise Problem(f'a queue of {length} does not hold a batch of {batch}: make it longer')
     place = (cursor + positions(len(values))) % length
     return put(queue, place, values), (cursor + batch) % length
+
+
+# Where the leaves of a state lie.
+
+SMALL = 2**14  # numbers: a leaf of fewer is whole everywhere
+
+
+def is_table(path) -> bool:
+    """Whether the leaf at this path of a method's state is a table."""
+    return any(getattr(key, 'name', '') in TABLES for key in path)
+
+
+def specs(state, sharded: bool):
+    """What `shard` is told of a method's state, where tables come in parts if it is `sharded`."""
+    spec = lambda path, _: P(DATA) if sharded and is_table(path) else P()
+    return jax.tree.map_with_path(spec, state)
+
+
+def parted(state, sharded: bool):
+    """A shard's state as methods see it: tables that are shared are a `Part`."""
+    part = lambda path, x: Part(x) if sharded and is_table(path) else x
+    return jax.tree.map_with_path(part, state)
+
+
+def joined(state):
+    """A shard's state without `Part`s."""
+    is_part = lambda x: isinstance(x, Part)
+    return jax.tree.map(lambda x: x.rows if is_part(x) else x, state, is_leaf=is_part)
+
+
+def placements(tree, mesh: Mesh, sharded: bool):
+    """The sharding of each leaf of a pytree of shapes: replicated; or if it is `sharded`, split along
+    its longest axis that the devices divide, but for small leaves. Tables are split by rows.
+
+    Raises Problem for a table whose rows the devices do not divide.
+    """
+    names = tuple(axis for axis in DATA if mesh.shape[axis] > 1)  # as a compiled step returns them
+    data = names if len(names) > 1 else next(iter(names), None)
+
+    def one(path, x):
+        if sharded and is_table(path):
+            if len(x) % mesh.size:
+                name = jax.tree_util.keystr(path, simple=True, separator='/')
+                raise Problem(
+                    f'config.sharded: the {len(x)} rows of {name} do not divide over {mesh.size} devices'
+                )
+            return NamedSharding(mesh, P(data))
+        axes = [axis for axis, n in enumerate(x.shape) if n % mesh.size == 0]
+        if not (sharded and names and axes) or x.size < SMALL:
+            return replicated(mesh)
+        longest = max(axes, key=lambda axis: x.shape[axis])
+        return NamedSharding(mesh, P(*(None,) * longest, data))
+
+    return jax.tree.map_with_path(one, tree)
 
 
 def check_batch(batch_size: int, mesh: Mesh, bn_groups: int = 1):
@@ -205,10 +302,19 @@ def spread(batch, mesh: Mesh):
     return jax.tree.map(place, batch)
 
 
-def everywhere(tree, mesh: Mesh):
-    """Arrays that every process has with the same values -> whole on every device."""
-    place = lambda x: jax.make_array_from_process_local_data(replicated(mesh), np.asarray(x))
-    return jax.tree.map(place, tree)
+def everywhere(tree, shardings):
+    """Arrays that every process has with the same values -> each with its sharding."""
+
+    def one(x, sharding):
+        x = np.asarray(x)
+        return jax.make_array_from_callback(x.shape, sharding, lambda part: x[part])
+
+    return jax.tree.map(one, tree, shardings)
+
+
+def whole(tree, mesh: Mesh):
+    """Arrays that may lie in parts -> on every device whole."""
+    return jax.jit(lambda tree: tree, out_shardings=replicated(mesh))(tree)
 
 
 def each_process(values) -> np.ndarray:

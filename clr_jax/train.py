@@ -50,6 +50,7 @@ def make_step(
     steps_per_epoch: int,
     total_steps: int,
     health_every: int = 1,
+    sharded: bool = False,
 ) -> jax.stages.Wrapped:
     """-> step(TrainState, batch) -> (TrainState, metrics), compiled once, the old state donated.
 
@@ -57,11 +58,12 @@ def make_step(
     `method.update` after them on whole arrays. The gradient is exact for the global batch: the
     objective is the mean over shards, parameters are marked as varying in their own dtype, and
     their gradients are summed in it. Metrics are global; the health measures are computed at every
-    `health_every`-th step and the last, and NaN at others.
+    `health_every`-th step and the last, and NaN at others. sharded: of `placements`.
     """
 
     def gradient(step, key, params, state, batch):  # on this shard's rows
         now = make_time(step, steps_per_epoch, total_steps)
+        state = parallel.parted(state, sharded)
 
         def objective(params):
             loss, aux = method.loss(params, state, batch, key=key, time=now)
@@ -73,31 +75,49 @@ def make_step(
         blank = jax.tree.map(lambda x: jnp.full_like(x, jnp.nan), jax.eval_shape(measured))
         unknown = lambda: parallel.vary(blank)
         metrics = {'loss': loss} | aux.metrics | jax.lax.cond(due, measured, unknown)
-        return parallel.reduce(grads), aux.state, parallel.mean(metrics)
+        return parallel.reduce(grads), parallel.joined(aux.state), parallel.mean(metrics)
 
     def step(ts, batch):
         key = jax.random.fold_in(jax.random.key(seed), ts.step)
-        on_shards = parallel.shard(gradient, mesh, (P(), P(), P(), P(), P(parallel.DATA)), P())
+        specs = parallel.specs(ts.state, sharded)
+        takes, gives = (P(), P(), P(), specs, P(parallel.DATA)), (P(), specs, P())
+        on_shards = parallel.shard(gradient, mesh, takes, gives)
         grads, state, metrics = on_shards(ts.step, key, ts.params, ts.state, batch)
         updates, opt = optimizer.update(grads, ts.opt, ts.params)
         params = optax.apply_updates(ts.params, updates)
         after = make_time(ts.step + 1, steps_per_epoch, total_steps)
         params, state = method.update(params, state, key=key, time=after)
         metrics |= {'gradient_norm': optax.tree.norm(grads)}
-        return TrainState(ts.step + 1, params, opt, state), metrics
+        return place(TrainState(ts.step + 1, params, opt, state), mesh, sharded), metrics
 
-    return jax.jit(step, donate_argnums=0, out_shardings=parallel.replicated(mesh))
+    return jax.jit(step, donate_argnums=0)
 
 
-def make_state(method: Method, optimizer, mesh, batch, *, seed: int, pretrained=None) -> TrainState:
+def make_state(
+    method: Method, optimizer, mesh, batch, *, seed: int, pretrained=None, sharded: bool = False
+) -> TrainState:
     """The TrainState before the first step; of `batch` only shapes count."""
 
     def init(key, pretrained):
         params, state = method.init(key, batch, pretrained)
-        return TrainState(jnp.zeros((), jnp.int32), params, optimizer.init(params), state)
+        ts = TrainState(jnp.zeros((), jnp.int32), params, optimizer.init(params), state)
+        return place(ts, mesh, sharded)
 
     key = jax.random.fold_in(jax.random.key(seed), 2**31 - 1)  # apart from every step's key
-    return jax.jit(init, out_shardings=parallel.replicated(mesh))(key, pretrained)
+    return jax.jit(init)(key, pretrained)
+
+
+def placements(ts: TrainState, mesh, sharded: bool) -> TrainState:
+    """The shardings of a TrainState: parameters whole on every device, and so is all else unless it is
+    `sharded`: then the optimizer's state and the method's are split over the devices (ZeRO-1;
+    Rajbhandari et al., 2020; arXiv:1910.02054), and with them averages of parameters and tables."""
+    whole = parallel.placements(ts.params, mesh, False)
+    return parallel.placements(ts, mesh, sharded)._replace(params=whole)
+
+
+def place(ts: TrainState, mesh, sharded: bool) -> TrainState:
+    """`ts` where it lies between steps; of a traced one."""
+    return jax.lax.with_sharding_constraint(ts, placements(ts, mesh, sharded))
 
 
 class Run(NamedTuple):
@@ -207,7 +227,7 @@ def _fit(config, workdir, enter):
     saved_steps = Checkpoints(workdir, read_only=True).steps()
     ours = enter(workdirs.occupied(workdir, max(saved_steps, default=0)))
     other = None if saved_steps else others(config, run, mesh)
-    begin = {'seed': config['seed'], 'pretrained': other}
+    begin = {'seed': config['seed'], 'pretrained': other, 'sharded': config['sharded']}
     ts = make_state(run.method, run.optimizer, mesh, blank_batch(run, 2), **begin)
     workdirs.claim(workdir, config, train.tokenizer)
     checkpoints = Checkpoints(workdir, config['keep'])
@@ -219,8 +239,10 @@ def _fit(config, workdir, enter):
             change = f'{saved}, now {data}'
             raise Problem(f'{workdir} was trained on other data ({change}): use another --workdir')
         say(f'resumed from step {start}')
-    pace = {'steps_per_epoch': run.steps_per_epoch, 'total_steps': run.total_steps}
-    pace |= {'seed': config['seed'], 'health_every': config['log_every']}
+    pace: dict = {'steps_per_epoch': run.steps_per_epoch, 'total_steps': run.total_steps}
+    pace |= {key: config[key] for key in ('seed', 'sharded')} | {
+        'health_every': config['log_every']
+    }
     step: Any = make_step(run.method, run.optimizer, mesh, **pace)
     sizes = {'total_steps': run.total_steps, 'batch_size': batch_size}
     log = Log(workdir, start=start, begun=begun, **sizes)
@@ -329,8 +351,10 @@ def refresher(config: dict, run: Run, mesh, train: Source) -> Callable:
         say(f'epoch {int(time.epoch)}: features of {train.size} examples')
         found = extract(lambda batch: encode(ts.params, ts.state, batch), mesh, train, shown)
         own = jax.random.fold_in(key, int(time.epoch))
-        params, state = run.method.refresh(ts.params, ts.state, found.h, key=own, time=time)
-        params, state = parallel.everywhere((params, state), mesh)
+        before = parallel.whole((ts.params, ts.state), mesh)
+        params, state = run.method.refresh(*before, found.h, key=own, time=time)
+        where = placements(ts, mesh, config['sharded'])
+        params, state = parallel.everywhere((params, state), (where.params, where.state))
         return ts._replace(params=params, state=state)
 
     return refresh

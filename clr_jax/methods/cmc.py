@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import optax
 from jax.random import fold_in
 
-from clr_jax import memory, networks, parallel
+from clr_jax import memory, networks
 from clr_jax.colors import GROUPS, Encoders
 from clr_jax.entry import Problem, known
 from clr_jax.heads import Heads, plain
@@ -19,7 +19,7 @@ from clr_jax.networks import Network, normalize
 
 class CMCState(NamedTuple):
     stats: Any  # batch statistics
-    memory: dict  # of each channel group: [n, d], see memory.py
+    memory: dict  # of each channel group: [n or more, d], see memory.py
     log_z: dict  # of each pair: [], the normaliser of NCE
 
 
@@ -84,7 +84,7 @@ def cmc(
         rows = memory.candidates(key, index, noise, examples) if noise else None  # [b, 1 + m]
         value, log_z = 0.0, dict(state.log_z)
         for query, other in pairs:
-            scores = parallel.score(state.memory[other], v[query], rows) / temperature
+            scores = memory.score(state.memory[other], v[query], examples, rows) / temperature
             if nce:
                 name = f'{query}_{other}'
                 term, log_z[name] = memory.nce(scores, log_z[name], time.step == 0, examples)

@@ -17,7 +17,7 @@ from clr_jax.networks import Network, normalize
 
 class DeepClusterV2State(NamedTuple):
     stats: Any  # batch statistics
-    memory: tuple  # of each assigned view: [n, d] unit embeddings, zero until an example is seen
+    memory: tuple  # of each assigned view: [n or more, d] unit embeddings, zero until it is seen
     prototypes: jax.Array  # [heads, K, d] unit centroids of this epoch
     label: jax.Array  # [heads, n] each example's cluster in this epoch, -1 if it was not seen
     epoch: jax.Array  # [] of which these are
@@ -56,7 +56,7 @@ def deepclusterv2(
     def init(key, batch, pretrained=None):
         check_views(batch, 2, more=True)
         params, stats = networks.init(network, key, batch['views'][0], pretrained)
-        memory = (jnp.zeros((examples, projector[-1])),) * 2
+        memory = (parallel.padded(jnp.zeros((examples, projector[-1]))),) * 2
         centroids = jnp.zeros((heads, prototypes, projector[-1]))
         label = jnp.full((heads, examples), -1, jnp.int32)
         return params, DeepClusterV2State(stats, memory, centroids, label, jnp.zeros((), jnp.int32))
@@ -80,9 +80,10 @@ def deepclusterv2(
     def cluster(memory, key):
         """[n, d] -> (centroids [K, d], label [n])."""
         seen = (memory != 0).any(1)
-        drawn = jnp.where(seen, jax.random.uniform(key, (examples,)), -1)
+        drawn = jnp.where(seen, jax.random.uniform(key, seen.shape), -1)
         first = parallel.take(memory, jax.lax.top_k(drawn, prototypes)[1])  # [K, d]
-        return kmeans(memory, first, iterations, spherical=True)
+        centroids, label = kmeans(memory, first, iterations, spherical=True)
+        return centroids, label[:examples]
 
     def update(params, state, *, key, time):
         def assign():

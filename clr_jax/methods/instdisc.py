@@ -15,7 +15,7 @@ from clr_jax.networks import Network, normalize
 
 class InstDiscState(NamedTuple):
     stats: Any  # batch statistics
-    memory: jax.Array  # [n, d] an average of each example's embeddings, unit rows after the first
+    memory: jax.Array  # [n or more, d] averages of the examples' embeddings, unit after the first
     log_z: jax.Array  # [] the normaliser of NCE, from the first batch
 
 
@@ -49,10 +49,10 @@ def instdisc(
         log_z = state.log_z
         if noise:
             rows = memory.candidates(key, index, noise, examples)  # [b, 1 + m]
-            scores = parallel.score(state.memory, v, rows) / temperature
+            scores = memory.score(state.memory, v, examples, rows) / temperature
             value, log_z = memory.nce(scores, log_z, time.step == 0, examples)
         else:
-            logits = parallel.score(state.memory, v) / temperature  # [b, n]
+            logits = memory.score(state.memory, v, examples) / temperature  # [b, n]
             value = optax.softmax_cross_entropy_with_integer_labels(logits, index).mean()
         away = v - parallel.take(state.memory, index)  # [b, d]
         value += proximal * jnp.square(away).sum(-1).mean()

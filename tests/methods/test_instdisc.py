@@ -26,7 +26,7 @@ def test_the_softmax_is_over_all_examples(devices):
     method = build(noise=0)
     params, state = start(method, 1)
     out = outcome(method, params, state, data(), devices)
-    logits = unit(out.z[:, 0]) @ state.memory.T / TEMPERATURE
+    logits = unit(out.z[:, 0]) @ state.memory[:EXAMPLES].T / TEMPERATURE
     rows = zip(logits, data()['index'], strict=True)
     expected = np.mean([oracles.cross_entropy(row, i) for row, i in rows])
     np.testing.assert_allclose(out.loss, expected, rtol=1e-10)
@@ -41,6 +41,7 @@ def test_each_example_moves_its_own_row_halfway_after_the_loss(noise):
     for i, v in zip(data()['index'], unit(out.z[:, 0]), strict=True):
         expected[i] = unit(0.5 * state.memory[i] + 0.5 * v)
     np.testing.assert_allclose(out.state.memory, expected, rtol=1e-9)
+    assert not out.state.memory[EXAMPLES:].any()
     assert np.abs(state.memory).max() <= (4 / 3) ** -0.5
 
 
@@ -58,7 +59,7 @@ def test_the_loss_is_nce():
     """Where all rows are the same it does not depend on which are drawn."""
     method = build(noise=9)
     params, state = start(method, 1)
-    state = state._replace(memory=np.tile(unit(np.arange(1.0, 5.0)), (EXAMPLES, 1)))
+    state = state._replace(memory=np.tile(unit(np.arange(1.0, 5.0)), (len(state.memory), 1)))
     out = outcome(method, params, state, data())
     s = np.exp(unit(out.z[:, 0]) @ state.memory[0] / TEMPERATURE)  # [B]
     z = s.mean() * EXAMPLES
