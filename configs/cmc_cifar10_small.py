@@ -6,8 +6,8 @@ of anything published.
 It contrasts an image with the others of its batch: in so short a run, memories would be of encoders
 long gone.
 
-Hardware: two CPU cores; not run to the end yet. `python benchmarks/small_compute.py` compares it with
-the other methods.
+Hardware: two CPU cores. `python benchmarks/small_compute.py` compares it with the other methods, and with
+its own encoders at random initialisation.
 """
 
 from clr_jax.config import default, finish
