@@ -259,13 +259,16 @@ def saved(workdir) -> dict:
 
 
 def completed(config: dict) -> dict:
-    """A config as JSON has it; sections, and settings of views and of what every config has, that it
-    did not know yet are as by default. So is that of its teacher."""
+    """A config as JSON has it; sections, and settings of views, data and of what every config has, that
+    it did not know yet are as by default. So is that of its teacher."""
     from clr_jax.data.views import settings
 
     usual = json.loads(json.dumps(default().to_dict()))
     config = usual | config
     config['optimizer'] = OFF | config['optimizer']
+    source = ConfigDict({'name': config['data']['name']})
+    _complete(source, _named('clr_jax.data.sources', source.name))
+    config['data'] = source.to_dict() | config['data']
     for name in ('tokenizer', 'subset', 'augment', 'probe', 'pretrained', 'teacher', 'evaluation'):
         config[name] = usual[name] | config[name]
     for groups in (config['views'], config['unlabelled']['views']):

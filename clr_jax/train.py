@@ -19,7 +19,7 @@ from clr_jax import config as configs
 from clr_jax import networks, optimizers, parallel
 from clr_jax import workdir as workdirs
 from clr_jax.checkpoint import Checkpoints, check_structure, shapes
-from clr_jax.data import device_augment, index, pipeline, sources, subsets, text, views
+from clr_jax.data import damage, device_augment, index, pipeline, sources, subsets, text, views
 from clr_jax.data.source import Source
 from clr_jax.entry import NO_PROGRESS, PREEMPTED, Problem, known
 from clr_jax.evaluate.features import extract, forward
@@ -276,6 +276,8 @@ def _fit(config, workdir, enter):
         previous, leaving = metrics['loss'], preempted(number)
         due = lambda every: number == run.total_steps or (every and number % every == 0)
         saving, judging = due(config['checkpoint_every']), due(config['evaluation']['every'])
+        if due(run.steps_per_epoch):
+            damage.report(whole)
         logging = saving or judging or due(config['log_every'])
         if not (logging or leaving):
             continue
@@ -292,6 +294,7 @@ def _fit(config, workdir, enter):
             with log.pause():
                 metrics |= judge(ts.params, ts.state)
         if logging:
+            metrics |= damage.counted(whole)
             log.write(number, metrics | {'learning_rate': float(run.learning_rate(number - 1))})
         if saving or leaving:  # after the log, so that none of its lines is missing after a resume
             ours()

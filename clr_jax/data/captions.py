@@ -8,6 +8,7 @@ import numpy as np
 
 from clr_jax.data import images, records
 from clr_jax.data.augment import tensorflow
+from clr_jax.data.damage import Damage
 from clr_jax.data.source import Source, digest, fraction, printable
 from clr_jax.entry import DATA, INPUT, Problem, known
 
@@ -21,6 +22,7 @@ def captions(
     label: str = '',
     test: str = 'held_out',
     test_fraction: float = 0.1,
+    max_bad_fraction: float = 0.01,
 ) -> Source:
     """Your own images with captions: a directory, and in it (or anywhere) a `file` of JSON lines, or a
     JSON list, of {"image": "a/b.jpg", "caption": "a cat"}, or with "captions": ["a cat", ...].
@@ -28,7 +30,8 @@ def captions(
     label: the key of a record that names its class. The hashes of the names single out a
     `test_fraction` that is never trained on; test='held_out' tests on these, 'seen' on the others,
     'all' on both. test_path: a directory with other pictures under the same names, for the test
-    split.
+    split. Up to `max_bad_fraction` of a split's images may be damaged: another image is then read, with
+    its own captions (`damage.Reader`).
     """
     known([test], ('held_out', 'seen', 'all'), 'config.data.test')
     if not path:
@@ -53,8 +56,9 @@ def captions(
     tf = tensorflow()
     paths = tf.constant([os.fsencode(place) for place in places])
     held_texts, held_numbers = aligned(texts), tf.constant(numbers, tf.int32)
+    name = f'{printable(root)} ({split})'
     return Source(
-        name=f'{printable(root)} ({split})',
+        name=name,
         size=len(listed),
         classes=len(classes) or None,
         read=lambda i: {
@@ -68,6 +72,7 @@ def captions(
         names=lambda: [r['image'] for r in listed],
         texts=lambda: [text for of in texts for text in of],
         class_names=tuple(classes) or None,
+        damage=Damage(name, len(listed), max_bad_fraction),
     )
 
 

@@ -11,6 +11,7 @@ import numpy as np
 
 from clr_jax.data import index, records
 from clr_jax.data.augment import tensorflow
+from clr_jax.data.damage import Damage
 from clr_jax.data.source import (
     Source,
     digest,
@@ -56,13 +57,15 @@ def tfds(
     train: str = 'train',
     test: str = 'test',
     text: tuple = (),
+    max_bad_fraction: float = 0.01,
 ) -> Source:
     """A data set of images, recordings or texts prepared by TensorFlow Datasets: 'name', 'name/config'
     or 'name:version', of which `text` names the features that are an example's texts ('caption', or
     'captions/text' of a sequence).
 
     Never uses the network. `data_dir` None is TFDS's own default; `train` and `test` are splits in
-    TFDS's notation ('train[:90%]'). Small data sets of one image size are decoded into memory.
+    TFDS's notation ('train[:90%]'). Small data sets of one image size are decoded into memory, if all
+    of them can be read. Up to `max_bad_fraction` of the examples may be damaged: `damage.Reader`.
     """
     tf = tensorflow()
     builder = prepared(dataset, data_dir)
@@ -129,12 +132,17 @@ def tfds(
         return records.kept('labels', [p.filename for p in parts], make, which)
 
     parts = info.file_instructions
+    damage = Damage(name, info.num_examples, max_bad_fraction)
     shape = features[image].shape if image and not (sound or text) else (None,)
     read = partial(_read, name, info.num_examples, records.in_order(kind, parts))
     names = (lambda: [os.fsdecode(x) for x in about()['name']]) if file else None
     if None not in shape and info.num_examples * math.prod([*shape[:2], 3]) <= IN_MEMORY:
-        stored = read(parse)
-        return in_memory(name, stored['image'], stored['label'], classes, names, class_names)
+        try:
+            stored = read(parse)
+            return in_memory(name, stored['image'], stored['label'], classes, names, class_names)
+        except Problem:
+            if not damage.most:
+                raise
     record = records.by_number(kind, parts)
     content = [
         (Path(p.filename).name, p.skip, p.take, records.status(p.filename)[1]) for p in parts
@@ -151,17 +159,26 @@ def tfds(
         texts=texts if text else None,
         class_names=class_names,
         rate=(lambda: rate) if rate else None,
+        damage=damage,
     )
 
 
 def folder(
-    split: str, *, path: str = '', test_path: str = '', test_fraction: float = 0.1
+    split: str,
+    *,
+    path: str = '',
+    test_path: str = '',
+    test_fraction: float = 0.1,
+    max_bad_fraction: float = 0.01,
 ) -> Source:
     """Your own images: a directory with JPEG, PNG, BMP, GIF (first frame) and WebP at any depth.
 
     If all of them lie in subfolders, of which there are two or more, these are the classes; else
     there are no labels. The test split is `test_path`; or `path`/test or `path`/val beside
     `path`/train; or else the `test_fraction` that the hashes of the file names single out.
+
+    Up to `max_bad_fraction` of a split's images may be damaged, or no images: others are read for them
+    (`damage.Reader`).
     """
     if not path:
         raise Problem('config.data.path is empty: set it to the directory of your images', CONFIG)
@@ -169,11 +186,11 @@ def folder(
     beside = [root / name for name in ('test', 'val', 'validation') if (root / name).is_dir()]
     if not test_path and (root / 'train').is_dir() and beside:
         root, test_path = root / 'train', str(beside[0])
-    files = files_below(root, SUFFIXES, 'images')
+    files = files_below(root, SUFFIXES, 'images', empty=True)
     labels = sorted(subfolders(files))
     if test_path and split == 'test':
         root = Path(test_path)
-        files = files_below(root, SUFFIXES, 'images')
+        files = files_below(root, SUFFIXES, 'images', empty=True)
         own = subfolders(files)
         for strange in sorted(own - set(labels)) if labels else ():
             hint = nearest(strange, labels)
@@ -190,16 +207,18 @@ def folder(
     paths = tf.constant([os.fsencode(place) for place in places])
     number = {label: k for k, label in enumerate(labels)}
     numbers = tf.constant([number.get(name.split('/')[0], -1) for name, _ in files], tf.int32)
+    name = f'{printable(root)} ({split})'
     return Source(
-        name=f'{printable(root)} ({split})',
+        name=name,
         size=len(files),
         classes=len(labels) or None,
         read=lambda i: {'image': records.decode(tf.io.read_file(paths[i])), 'label': numbers[i]},
         fingerprint=digest((labels, files)),
         where=lambda i: printable(places[i]),
         labels=numbers.numpy,
-        names=lambda: [name for name, _ in files],
+        names=lambda: [file for file, _ in files],
         class_names=tuple(labels) or None,
+        damage=Damage(name, len(files), max_bad_fraction),
     )
 
 

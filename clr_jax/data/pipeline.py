@@ -8,6 +8,7 @@ import numpy as np
 
 from clr_jax.data import augment, device_augment, index, text, views
 from clr_jax.data.augment import tensorflow
+from clr_jax.data.damage import Reader
 from clr_jax.data.records import reason
 from clr_jax.entry import CONFIG, DATA, Problem
 
@@ -26,7 +27,7 @@ def train_batches(
     views are numbered group after group: images uint8 [b, S, S, 3], tokens int32 [b, length],
     recordings int16 [b, samples], frames uint8 [b, S, S, channels]. For devices there are besides what
     they are to draw, and with it the canvas that the views are then places on: what
-    `device_augment.made` takes. Raises Problem where an example cannot be read.
+    `device_augment.made` takes. For an example that cannot be read another is (`damage.Reader`).
     """
     steps = source.size // batch_size
     if not steps:
@@ -34,7 +35,6 @@ def train_batches(
         raise Problem(f'config.batch_size={batch_size} is too large: {few}', CONFIG)
     each = [views.of(view).check(view) for view in groups for _ in range(view.copies)]
     images = any(isinstance(view, augment.View) for view in each)
-    tf = tensorflow()
     place = np.arange(*(rows or (0, batch_size)))
 
     def plan(step):
@@ -58,7 +58,7 @@ def train_batches(
         pairs = zip(each, parameters, strict=True)
         made = tuple(show(view, read, p) for view, p in pairs)
         whole = {'canvas': augment.canvas(read['image'], canvas)} if canvas and images else {}
-        return {'views': made, 'label': read['label'], 'index': tf.cast(i, tf.int32)} | whole
+        return {'views': made, 'label': read['label']} | whole
 
     return _batches(source, each, plan, range(start, 2**62), example, threads)
 
@@ -68,7 +68,6 @@ def eval_batches(source, shown, *, batch_size, rows=None, indices=None, threads=
 
     Batches as in training; the last is filled up with rows of index -1 and label -1.
     """
-    tf = tensorflow()
     indices = np.arange(source.size) if indices is None else np.asarray(indices)
     indices = np.append(indices, np.full(-len(indices) % batch_size, -1))
     first, last = rows or (0, batch_size)
@@ -78,10 +77,9 @@ def eval_batches(source, shown, *, batch_size, rows=None, indices=None, threads=
         return (batches[step],)
 
     def example(i):
-        read = source.read(tf.maximum(i, 0))
+        read = source.read(i)
         made = tuple(views.show(view, read, {}) for view in shown)
-        label = tf.where(i < 0, -1, read['label'])
-        return {'views': made, 'label': label, 'index': tf.cast(i, tf.int32)}
+        return {'views': made, 'label': read['label']}
 
     return _batches(source, shown, plan, range(len(batches)), example, threads)
 
@@ -104,43 +102,36 @@ def _batches(source, shown, plan, steps, example, threads):
         data = data.map(example, num_parallel_calls=threads, deterministic=True)
         return data.batch(rows[0].shape[0], drop_remainder=True).get_single_element()
 
+    reader = Reader(source, threads)
     ends = [text.finisher(v, source) if isinstance(v, text.Text) else None for v in shown]
 
     def make(step):
-        planned = plan(step)
-        batch = compute(*planned[:2])
-        drawn = planned[1] if len(planned) > 1 else ({},) * len(shown)
+        numbers, *planned = plan(step)
+        known = reader.known(numbers)
+        try:
+            batch = compute(known, *planned[:1])
+        except tf.errors.OpError as error:
+            if ((found := reader.search(numbers)) == known).all():
+                raise Problem(f'{source.name} cannot be read: {reason(error)}', DATA) from error
+            batch = compute(found, *planned[:1])
+        drawn = planned[0] if planned else ({},) * len(shown)
         made = (
             end(x.numpy(), parameters) if end else np.asarray(memoryview(x))  # no copy
             for end, x, parameters in zip(ends, batch['views'], drawn, strict=True)
         )
         rest = {key: np.asarray(memoryview(x)) for key, x in batch.items() if key != 'views'}
-        return {'views': tuple(made)} | rest | ({'drawn': planned[2]} if planned[2:] else {})
+        rest['label'] = np.where(numbers < 0, np.int32(-1), rest['label'])
+        rest['index'] = numbers.astype(np.int32)
+        return {'views': tuple(made)} | rest | ({'drawn': planned[1]} if planned[1:] else {})
 
     def run():
         workers = ThreadPoolExecutor(2)
-        ahead: deque = deque()  # (step, its batch to come)
+        ahead: deque = deque()
         for step in steps:
-            ahead.append((step, workers.submit(make, step)))
+            ahead.append(workers.submit(make, step))
             if len(ahead) > 2:
-                yield result(*ahead.popleft())
+                yield ahead.popleft().result()
         while ahead:
-            yield result(*ahead.popleft())
-
-    def result(step, future):
-        try:
-            return future.result()
-        except tf.errors.OpError as error:
-            raise Problem(_damage(source, plan(step)[0], error), DATA) from error
+            yield ahead.popleft().result()
 
     return run()
-
-
-def _damage(source, indices, error):
-    """Which example could not be read, and why."""
-    for i in indices:
-        try:
-            source.read(tensorflow().constant(max(i, 0), 'int64'))
-        except tensorflow().errors.OpError as cause:
-            return f'{source.where(i)} cannot be read: {reason(cause)}'
-    return f'{source.name} cannot be read: {reason(error)}'

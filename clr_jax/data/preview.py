@@ -42,6 +42,7 @@ def preview(config: dict, examples: int) -> tuple[np.ndarray, list[str]]:
     """-> ([n, 1 + views, S, S, 3] uint8: the first examples of the config's first epoch and their views,
     in the corner of squares of the largest one's size; what was drawn for each)."""
     from clr_jax.data import augment, index, sources, subsets, views
+    from clr_jax.data.damage import Reader
 
     tf = augment.tensorflow()
     source = subsets.subset(sources.load(config['data'], 'train'), **config['subset'])
@@ -58,8 +59,9 @@ def preview(config: dict, examples: int) -> tuple[np.ndarray, list[str]]:
     drawn = [augment.sample(v, index.key(config['seed'], 0, order), k) for k, v in shown]
     side = max(view.size for _, view in shown)
     pictures, words = [], []
+    read = Reader(source).search(order)
     for row, number in enumerate(order):
-        image = source.read(tf.constant(number))['image']
+        image = source.read(tf.constant(read[row]))['image']
         pictures.append([augment.canvas(image, side)])
         for (k, view), parameters in zip(shown, drawn, strict=True):
             own = {name: value[row] for name, value in parameters.items()}

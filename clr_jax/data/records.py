@@ -63,7 +63,8 @@ def by_number(kind: str, parts):
 def decode(data):
     """An image file's bytes, whatever its name says -> uint8 [h, w, 3].
 
-    An image of more than MAX_PIXELS is an error before it is unpacked.
+    Of what moves, the first frame; of 16 bits, the upper 8. An image of more than MAX_PIXELS by its
+    header is an error before it is unpacked.
     """
     tf = tensorflow()
 
@@ -75,27 +76,57 @@ def decode(data):
         allow(tf.io.extract_jpeg_shape(data)[:2])
         return tf.io.decode_jpeg(data, channels=3, dct_method='INTEGER_ACCURATE')  # as libjpeg does
 
-    def header(start, length, kind, **order):
-        sides = lambda: tf.io.decode_raw(tf.strings.substr(data, start, length), kind, **order)
-        return lambda: tf.cast(sides(), tf.int32)
+    def unknown():
+        tf.debugging.assert_equal(tf.strings.length(data), 0, 'no JPEG, PNG, GIF, BMP or WebP')
+        return tf.zeros([2], tf.int32)
 
     def other():
+        padded = tf.strings.join([tf.strings.substr(data, 0, 30), b'\0' * 30])
+        part = lambda start, length: tf.strings.substr(padded, start, length)
+        raw = lambda start, length, *how: tf.io.decode_raw(part(start, length), *how)
+        read = lambda *place: tf.cast(raw(*place), tf.int32)
+        b = tf.unstack(read(0, 30, tf.uint8), 30)
+
+        def webp():  # of the chunks VP8 (lossy), VP8L and VP8X, by the last letter of the name
+            lossy = b[26] + b[27] % 64 * 256, b[28] + b[29] % 64 * 256
+            lossless = 1 + b[21] + b[22] % 64 * 256, 1 + b[22] // 64 + b[23] * 4 + b[24] % 16 * 1024
+            sides = [1 + b[k] + b[k + 1] * 2**8 + b[k + 2] * 2**16 for k in (24, 27)]
+            kinds = {' ': lossy, 'L': lossless, 'X': sides}
+            cases = [(tf.equal(b[15], ord(k)), lambda v=v: tf.stack(v)) for k, v in kinds.items()]
+            return tf.case(cases, default=unknown)
+
         sizes = {
-            b'\x89P': header(16, 8, tf.int32, little_endian=False),  # PNG
-            b'GI': header(6, 4, tf.uint16),
-            b'BM': header(18, 8, tf.int32),
+            b'\x89P': lambda: read(16, 8, tf.int32, False),  # PNG
+            b'GI': lambda: read(6, 4, tf.uint16),
+            b'BM': lambda: read(18, 8, tf.int32),
+            b'RI': webp,
         }
-        magic = tf.strings.substr(data, 0, 2)
-        cases = [(tf.equal(magic, start), sides) for start, sides in sizes.items()]
-        allow(tf.case(cases, default=lambda: tf.zeros([2], tf.int32)))  # WebP has limits of its own
-        return tf.io.decode_image(data, channels=3, expand_animations=False)
+        cases = [(tf.equal(part(0, 2), start), sides) for start, sides in sizes.items()]
+        allow(tf.case(cases, default=unknown))
+        return tf.cond(tf.equal(part(8, 4), b'WEBP'), lambda: of_webp(b), lambda: picture(data, 3))
+
+    def picture(data, channels):
+        return tf.io.decode_image(data, channels, expand_animations=False)
+
+    def of_webp(b):
+        """TensorFlow takes it in no other channels than its own, and, if it moves, with alpha only:
+        without that flag it fails, or writes beyond its memory."""
+        extended, flags = tf.equal(b[15], ord('X')), b[20]
+        moving = tf.logical_and(extended, flags // 2 % 2 > 0)
+        rest = lambda: tf.strings.substr(data, 21, tf.strings.length(data) - 21)
+        flagged = lambda: tf.strings.join([tf.strings.substr(data, 0, 20), b'\x12', rest()])
+        clear = tf.where(extended, flags // 16, tf.where(tf.equal(b[15], ord('L')), b[24] // 16, 0))
+        alpha = tf.logical_or(moving, clear % 2 > 0)
+        whole = tf.cond(moving, flagged, lambda: data)
+        return tf.cond(alpha, lambda: picture(whole, 4)[..., :3], lambda: picture(whole, 3))
 
     return tf.ensure_shape(tf.cond(tf.io.is_jpeg(data), jpeg, other), [None, None, 3])
 
 
 def reason(error) -> str:
     """The first line of what TensorFlow says, without the name of the operation."""
-    return re.sub(r'\{\{.*?\}\} ?', '', error.message.splitlines()[0])
+    line = re.sub(r'\{\{.*?\}\} ?', '', error.message.splitlines()[0])
+    return re.sub(r'( \[Op:\w+\])? name: *$', '', line)
 
 
 def offsets(file: str):

@@ -32,6 +32,7 @@ class Source(NamedTuple):
     targets: Callable | None = None  # () -> float [n, k]: what is measured beside each example
     rate: Callable | None = None  # () -> how many samples of a recording are a second
     tokenizer: Any = None  # what makes tokens of its texts: tokens.prepare
+    damage: Any = None  # damage.Damage: what cannot be read is replaced; None: it is a Problem
 
 
 def in_memory(name: str, images, labels, classes, names=None, class_names=None) -> Source:
@@ -70,9 +71,9 @@ def printable(path) -> str:
     return os.fsencode(path).decode(errors='backslashreplace')
 
 
-def files_below(root: Path, suffixes: tuple, what: str) -> list:
+def files_below(root: Path, suffixes: tuple, what: str, empty: bool = False) -> list:
     """The files below `root` that end so: sorted pairs (path relative to it, bytes). what: they are,
-    for an error."""
+    for an error. Empty ones are an error, too, unless `empty`."""
     if not root.is_dir():
         hint = f'config.data.path is the directory of your {what}'
         raise Problem(f'{printable(root)} is not a directory: {hint}', INPUT)
@@ -98,7 +99,7 @@ def files_below(root: Path, suffixes: tuple, what: str) -> list:
                 fail(error)
             if not stat.S_ISREG(status.st_mode):
                 continue
-            if not status.st_size:
+            if not (status.st_size or empty):
                 raise Problem(f'{printable(path)} is empty', DATA)
             found.append((os.path.relpath(path, root), status.st_size))
     if not found:

@@ -9,7 +9,7 @@ import numpy as np
 from jax.sharding import PartitionSpec as P
 
 from clr_jax import parallel
-from clr_jax.data import pipeline
+from clr_jax.data import damage, pipeline
 from clr_jax.networks import view
 
 
@@ -48,6 +48,7 @@ def extract(
         source, shown, batch_size=batch_size, rows=rows, indices=indices
     )
     pieces = [jax.device_get(run(parallel.spread(batch, mesh))) for batch in batches]
+    damage.report(source)
     whole = jax.tree.map(lambda *parts: np.concatenate(parts)[:count], *pieces)
     return whole if whole.h is None else whole._replace(h=whole.h.astype(np.float32))
 

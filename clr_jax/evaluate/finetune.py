@@ -125,7 +125,7 @@ def finetune(
 
 def name(config: dict, source: str) -> str:
     """Of the folder of a training: of another config, another name."""
-    subset, place = config['subset'], ('data_dir', 'path')
+    subset, place = config['subset'], ('data_dir', 'path', 'max_bad_fraction')
     labels = f'{subset["per_class"]}_per_class' if subset['per_class'] else 'all_labels'
     labels = f'{subset["fraction"]:g}' if subset['fraction'] < 1 else labels
     labels = os.path.splitext(os.path.basename(subset['list']))[0] or labels

@@ -11,7 +11,7 @@ from etils import epath
 
 from clr_jax import config as configs
 from clr_jax import parallel
-from clr_jax.data import sources, subsets, text
+from clr_jax.data import damage, sources, subsets, text
 from clr_jax.entry import INPUT, Problem, nearest
 from clr_jax.evaluate import texts
 from clr_jax.evaluate.features import Features, extract, forward, log_mel, pixels
@@ -118,6 +118,8 @@ def evaluate(
         found = itertools.chain(found, ((each, *scored) for scored in trained))
     records = []
     for each, scores, about in found:
+        bad = [damage.counted(of).get('bad_examples', 0) for of in (train, asked)]
+        about |= {'bad_examples': bad} if any(bad) else {}
         record = {
             'protocol': each,
             'source': about['source'],
