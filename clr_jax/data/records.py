@@ -60,6 +60,20 @@ def by_number(kind: str, parts):
     return record
 
 
+def by_place(places):
+    """The function from a number (int64 []) to the bytes at its place (string []), of `places`: (file,
+    offset, size), for use in a graph."""
+    tf = tensorflow()
+
+    def fetch(i):
+        file, offset, size = places[int(i)]
+        with (tf.io.gfile.GFile if '://' in file else open)(file, 'rb') as f:
+            f.seek(offset)
+            return f.read(size)
+
+    return lambda i: tf.ensure_shape(tf.numpy_function(fetch, [i], tf.string), [])
+
+
 def decode(data):
     """An image file's bytes, whatever its name says -> uint8 [h, w, 3].
 

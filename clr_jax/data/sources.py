@@ -7,13 +7,14 @@ from clr_jax.data.replays import moving_digits, replay
 from clr_jax.data.sentences import docstrings, lines, neighbours, triples, wordnet
 from clr_jax.data.sounds import recordings, spoken_digits, tones
 from clr_jax.data.source import Source
+from clr_jax.data.tars import tars
 from clr_jax.entry import CONFIG, Problem, nearest
 from clr_jax.method import check_keywords
 
 FACTORIES = {
     factory.__name__: factory
     for factory in (
-        *(digits, tfds, folder),
+        *(digits, tfds, folder, tars),
         *(captions, captioned_digits),
         *(lines, neighbours, wordnet, triples, docstrings),
         *(recordings, spoken_digits, tones),
