@@ -132,19 +132,24 @@ def load(package: str, section: dict, part: str = '', **given):
     """
     part = part or package.rsplit('.', 1)[1].rstrip('s')
     section = dict(section)
-    name = section.pop('name', None)
+    factory = named(package, section.pop('name', None), part)
+    check_keywords(factory, section, f'config.{part}')
+    return factory(*(given[name] for name in needs(factory)), **section)
+
+
+def named(package: str, name: str | None, part: str) -> Callable:
+    """The function `name` of the file `name` of a package."""
     files = [m.name for m in pkgutil.iter_modules(importlib.import_module(package).__path__)]
     if name not in files:
         place = package.replace('.', '/')
         raise Problem(f'config.{part}.name={name!r} is not in {place}/: {nearest(name, files)}')
-    factory = getattr(importlib.import_module(f'{package}.{name}'), name)
-    check_keywords(factory, section, f'config.{part}')
-    needed = [
-        p.name
-        for p in inspect.signature(factory).parameters.values()
-        if p.kind is not p.KEYWORD_ONLY
-    ]
-    return factory(*(given[name] for name in needed), **section)
+    return getattr(importlib.import_module(f'{package}.{name}'), name)
+
+
+def needs(factory: Callable) -> list[str]:
+    """What it needs of a run: its positional parameters."""
+    parameters = inspect.signature(factory).parameters.values()
+    return [p.name for p in parameters if p.kind is not p.KEYWORD_ONLY]
 
 
 def check_keywords(factory, section: dict, where: str):

@@ -27,7 +27,7 @@ from clr_jax.evaluate.knn import Knn, knn
 from clr_jax.guard import Watchdog, preemption
 from clr_jax.health import health
 from clr_jax.log import Log, Profile, say
-from clr_jax.method import Method, check_keywords, load, make_time
+from clr_jax.method import Method, check_keywords, load, make_time, named, needs
 from clr_jax.probe import probed
 from clr_jax.weights import encoder_weights
 
@@ -150,6 +150,12 @@ def describe(config: dict, examples: int, classes: int) -> Run:
         given['teacher'] = describe(teacher['run'], teacher['examples'], teacher['classes']).method
         given['classes'] = teacher['classes']
     method = load('clr_jax.methods', config['method'], **given)
+    name = config['method']['name']
+    if config['subset']['balance'] and 'examples' in needs(
+        named('clr_jax.methods', name, 'method')
+    ):
+        twice = 'an example may then come twice in a batch'
+        raise Problem(f'config.subset.balance: {name} has one row for each example, and {twice}')
     make = lambda of, at: [views.make(of[name], f'config.{at}.{name}') for name in of]
     groups, extra = make(config['views'], 'views'), config['unlabelled']['batch_size']
     others = make(config['unlabelled']['views'], 'unlabelled.views')

@@ -38,25 +38,31 @@ def uniform(keys, name: str, n: int | None = None):
 
 
 @np.errstate(over='ignore')
-def permutation(position, n: int, key):
-    """The permutation of range(n) that `key` names, at `position` [b], int in [0, n) -> [b] int64.
+def permutation(position, n, key):
+    """The permutation of range(n) that `key` names, at `position` [b], int in [0, n) -> [b] int64. Of
+    several, `n` and `key` are arrays [b], too.
 
     A Feistel network of six rounds on the next even power of two, walked until it lands in range
     (fewer than four steps on average): a bijection in constant memory.
     """
-    half = np.uint64(max(1, ((n - 1).bit_length() + 1) // 2))
-    mask = (np.uint64(1) << half) - np.uint64(1)
-    rounds = fold(fold(key, n), np.arange(6))
+    x, n = np.atleast_1d(position).astype(np.uint64), np.asarray(n)
+    bits = np.frexp(n - 1.0)[1]  # of n - 1
+    half = np.maximum(1, (bits + 1) // 2).astype(np.uint64)
+    rounds = fold(fold(key, n)[..., None], np.arange(6))  # [6] or [b, 6]
+    half, rounds = np.broadcast_to(half, x.shape), np.broadcast_to(rounds, (*x.shape, 6))
+    n = np.broadcast_to(n.astype(np.uint64), x.shape)
 
-    def encrypt(x):
-        left, right = x >> half, x & mask
-        for k in rounds:
-            left, right = right, left ^ (mix(right + k) & mask)
-        return left << half | right
+    def encrypt(x, at):
+        shift, keys = half[at], rounds[at]
+        mask = (np.uint64(1) << shift) - np.uint64(1)
+        left, right = x >> shift, x & mask
+        for k in range(6):
+            left, right = right, left ^ (mix(right + keys[:, k]) & mask)
+        return left << shift | right
 
-    x = encrypt(np.atleast_1d(position).astype(np.uint64))
+    x = encrypt(x, slice(None))
     while (outside := x >= n).any():
-        x[outside] = encrypt(x[outside])
+        x[outside] = encrypt(x[outside], outside)
     return x.astype(np.int64)
 
 

@@ -39,9 +39,7 @@ def train_batches(
 
     def plan(step):
         epoch, position = divmod(step, steps)
-        order = index.key(seed, epoch)
-        indices = index.permutation(position * batch_size + place, source.size, order)
-        keys = index.key(seed, epoch, indices)
+        indices, keys = ordered(source, seed, epoch, position * batch_size + place)
         drawn = tuple(views.of(v).sample(v, keys, k) for k, v in enumerate(each))
         if canvas is None:
             return indices, drawn
@@ -61,6 +59,18 @@ def train_batches(
         return {'views': made, 'label': read['label']} | whole
 
     return _batches(source, each, plan, range(start, 2**62), example, threads)
+
+
+def ordered(source, seed, epoch, place):
+    """The examples [b] at these places [b] of an epoch, and the keys [b] of what is drawn for them: of
+    (seed, epoch, example), and of the time where one comes again in the epoch."""
+    key = index.key(seed, epoch)
+    if source.order is None:
+        indices = index.permutation(place, source.size, key)
+        return indices, index.fold(key, indices)
+    indices, turns = source.order(place, key)
+    keys = index.fold(key, indices)
+    return indices, np.where(turns, index.fold(keys, turns), keys)
 
 
 def eval_batches(source, shown, *, batch_size, rows=None, indices=None, threads=None):

@@ -41,7 +41,7 @@ def main():
 def preview(config: dict, examples: int) -> tuple[np.ndarray, list[str]]:
     """-> ([n, 1 + views, S, S, 3] uint8: the first examples of the config's first epoch and their views,
     in the corner of squares of the largest one's size; what was drawn for each)."""
-    from clr_jax.data import augment, index, sources, subsets, views
+    from clr_jax.data import augment, pipeline, sources, subsets, views
     from clr_jax.data.damage import Reader
 
     tf = augment.tensorflow()
@@ -55,8 +55,8 @@ def preview(config: dict, examples: int) -> tuple[np.ndarray, list[str]]:
         raise entry.Problem(
             f'--examples={examples}: {source.name} has {source.size}, show 1 or more'
         )
-    order = index.permutation(np.arange(examples), source.size, index.key(config['seed'], 0))
-    drawn = [augment.sample(v, index.key(config['seed'], 0, order), k) for k, v in shown]
+    order, keys = pipeline.ordered(source, config['seed'], 0, np.arange(examples))
+    drawn = [augment.sample(v, keys, k) for k, v in shown]
     side = max(view.size for _, view in shown)
     pictures, words = [], []
     read = Reader(source).search(order)

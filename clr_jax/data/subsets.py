@@ -9,6 +9,7 @@ from etils import epath
 
 from clr_jax.data import index
 from clr_jax.data.augment import tensorflow
+from clr_jax.data.balance import balanced
 from clr_jax.data.source import Source, digest, printable
 from clr_jax.entry import CONFIG, INPUT, Problem
 
@@ -21,6 +22,7 @@ def subset(
     list: str = '',
     seed: int = 0,
     repeat: int = 1,
+    balance: float = 0.0,
 ) -> Source:
     """Fewer examples of `source`, by one of the three, in its order; by none, `source` itself.
 
@@ -36,6 +38,10 @@ def subset(
     repeat: so many times each of them, as an example of its own each time, where they are fewer than
     a batch holds (UDA's 20 labels).
 
+    balance: how far an epoch's places are shared out by class instead of by example, from 0 to 1
+    (`balance.balanced`): 0.5 is square-root sampling, 1 class-balanced. Not for methods with a row for
+    each example (a memory), which would be written twice in a batch.
+
     The labels and names of a large TFDS data set take one pass over its files, whose result is kept.
     Raises Problem for settings that exclude each other, and for what the source cannot give.
     """
@@ -47,6 +53,15 @@ def subset(
         raise Problem(f'config.subset.per_class={per_class} is negative', CONFIG)
     if repeat < 1:
         raise Problem(f'config.subset.repeat={repeat}: at least 1', CONFIG)
+    if not 0 <= balance <= 1:
+        raise Problem(f'config.subset.balance={balance}: from 0 to 1', CONFIG)
+    if balance and not source.classes:
+        raise Problem(f'config.subset.balance: {source.name} has no labels', CONFIG)
+    if balance:
+        part = subset(
+            source, fraction=fraction, per_class=per_class, list=list, seed=seed, repeat=repeat
+        )
+        return part._replace(order=balanced(part.labels(), balance))
     if list:
         chosen = _listed(source, list)
     elif per_class:
