@@ -32,7 +32,13 @@ def by_number(kind: str, parts):
     """The function from a number (int64 []) to its record (string []), for use in a graph."""
     tf = tensorflow()
     if kind == 'array_record':
-        from array_record.python.array_record_data_source import ArrayRecordDataSource
+        try:
+            from array_record.python.array_record_data_source import ArrayRecordDataSource
+        except ImportError as error:
+            what = f'data stored as array_record needs that library ({error})'
+            raise Problem(
+                f'{what}: pip install array_record, or prepare it as tfrecord', INPUT
+            ) from None
 
         stored = ArrayRecordDataSource(list(parts))
         fetch = lambda i: tf.numpy_function(lambda i: stored[int(i)], [i], tf.string)

@@ -105,12 +105,35 @@ def test_an_epoch_has_each_example_once_but_the_remainder(digits):
     assert left[0] != left[1]
 
 
-def test_any_step_comes_at_once(digits):
-    step = 10**6
+@pytest.mark.parametrize('step', [0, 10**6])
+def test_any_step_comes_at_once(digits, monkeypatch, step):
+    """By its definition, and with no more work at one than at another: three batches are in the making,
+    of which each place of the order is computed once, each example read once."""
+    tf, permutation = tensorflow(), index.permutation
+    asked, places = [], []
+
+    def read(i):
+        count = tf.numpy_function(lambda i: asked.append(int(i)) or np.int64(0), [i], tf.int64)
+        return digits.read(i + tf.reshape(count, []))
+
+    def counted(position, *of):
+        places.extend(position)
+        return permutation(position, *of)
+
+    monkeypatch.setattr(index, 'permutation', counted)
+    (batch,) = batches(digits._replace(read=read), 1, start=step)
     epoch, position = divmod(step, 360 // BATCH)
-    place = position * BATCH + np.arange(BATCH)
-    expected = index.permutation(place, 360, index.key(3, epoch))
-    np.testing.assert_array_equal(batches(digits, 1, start=step)[0]['index'], expected)
+    order = permutation(position * BATCH + np.arange(BATCH), 360, index.key(3, epoch))
+    np.testing.assert_array_equal(batch['index'], order)
+    np.testing.assert_array_equal(batch['label'], digits.labels()[order])
+    sampled = augment.sample(LIGHT[0], index.key(3, epoch, order), 1)
+    for row in (0, 5):
+        parameters = {k: tf.constant(v[row]) for k, v in sampled.items()}
+        expected = augment.apply(LIGHT[0], tf.constant(digits.images[order[row]]), parameters)
+        np.testing.assert_array_equal(batch['views'][1][row], expected)
+    assert set(order) <= set(asked)
+    assert BATCH <= len(asked) <= 3 * BATCH
+    assert BATCH <= len(places) <= 3 * BATCH
 
 
 def test_a_batch_larger_than_the_data_is_refused(digits):

@@ -3,6 +3,7 @@
 import hashlib
 import os
 import struct
+import sys
 import zlib
 from pathlib import Path
 from types import SimpleNamespace
@@ -310,6 +311,41 @@ def test_a_large_data_set_is_read_at_random(prepared, dataset):
     batches = pipeline.eval_batches(source, [Central(8, 1.0)], batch_size=9)
     assert next(batches)['label'].tolist() == [0, 1, 2] * 3
     assert source.where(3) == f'example 3 of {dataset}/1.0.0 (train)'
+
+
+def test_digits_stored_as_array_record(tmp_path, monkeypatch):
+    """In memory, and at random; of which the library is a part that may be absent."""
+    import tensorflow_datasets
+
+    data, feature = load_digits(), tensorflow_datasets.features
+    pictures = np.round(data.images[:20, ..., None] * (255 / 16)).astype(np.uint8)
+    image = feature.Image(shape=(8, 8, 1), encoding_format='png')
+    tensorflow_datasets.dataset_builders.store_as_tfds_dataset(
+        name='written',
+        version='1.0.0',
+        features=feature.FeaturesDict(
+            {'image': image, 'label': feature.ClassLabel(num_classes=10)}
+        ),
+        split_datasets={
+            'train': [(k, {'image': pictures[k], 'label': data.target[k]}) for k in range(20)]
+        },
+        data_dir=tmp_path,
+        file_format='array_record',
+        disable_shuffling=True,
+    )
+    whole = stored(tmp_path, 'written')
+    np.testing.assert_array_equal(whole.images, pictures.repeat(3, -1))
+    np.testing.assert_array_equal(whole.labels(), data.target[:20])
+    monkeypatch.setattr(images, 'IN_MEMORY', 0)
+    source = stored(tmp_path, 'written', train='train[4:]')
+    assert (source.size, source.images, source.classes) == (16, None, 10)
+    for i in (15, 0, 7):
+        image, label = read(source, i)
+        np.testing.assert_array_equal(image, pictures[4 + i].repeat(3, -1))
+        assert label == data.target[4 + i]
+    monkeypatch.setitem(sys.modules, 'array_record.python.array_record_data_source', None)
+    section = {'name': 'tfds', 'dataset': 'written', 'data_dir': str(tmp_path)}
+    problem(INPUT, 'pip install array_record', **section)
 
 
 @pytest.mark.parametrize('dataset', ['small', 'photos', 'packed'])
