@@ -142,7 +142,9 @@ def named(package: str, name: str | None, part: str) -> Callable:
     files = [m.name for m in pkgutil.iter_modules(importlib.import_module(package).__path__)]
     if name not in files:
         place = package.replace('.', '/')
-        raise Problem(f'config.{part}.name={name!r} is not in {place}/: {nearest(name, files)}')
+        raise Problem(
+            f'config.{part}.name={name!r} is not in {place}/: {nearest(str(name), files)}'
+        )
     return getattr(importlib.import_module(f'{package}.{name}'), name)
 
 

@@ -337,14 +337,20 @@ def test_an_image_that_cannot_be_decoded(program, workdir, tmp_path, tiny):
     (tmp_path / 'images' / 'test' / '0.png').write_bytes(path.read_bytes())
     broken = tmp_path / 'images' / 'train' / '11.png'
     broken.write_bytes(path.read_bytes()[:40])
-    ended = program(
-        tiny({'name': 'folder', 'path': str(tmp_path / 'images')}), f'--workdir={workdir}'
-    )
+    words = tiny({'name': 'folder', 'path': str(tmp_path / 'images')}), f'--workdir={workdir}'
+    ended = program(*words)
     assert ended.code == DATA
     assert 'Traceback' not in ended.err
     last = ended.err.splitlines()[-1]
     assert last.startswith(f'error: {broken} cannot be read: ')
     assert [line for line in ended.err.splitlines() if line.startswith('error: ')] == [last]
+    went_on = program(*words, '--config.data.max_bad_fraction=0.1')
+    assert went_on.code == 0, went_on.err
+    assert went_on.err.count(f'{broken} is replaced: ') == 1
+    assert went_on.err.count(f'1 of 16 examples of {broken.parent} (train) cannot be read') == 1
+    records = (workdir / 'metrics.jsonl').read_text().splitlines()
+    assert records
+    assert {json.loads(line)['bad_examples'] for line in records} == {1}
 
 
 # Workdirs.

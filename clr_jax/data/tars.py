@@ -64,7 +64,7 @@ def tars(
     if text and not all(texts):
         where = called(here[[*map(bool, texts)].index(False)])
         raise Problem(f'{where} has no text in {", ".join(text)} (config.data.text)', DATA)
-    written = aligned(texts) if text else None
+    written = aligned(texts) if text else {}
     data = records.by_place([e['image'] for e in here])
 
     def read(i):
@@ -168,8 +168,8 @@ def walk(file: str) -> dict:
                 names.append(os.fsencode(member.name))
                 places.append((member.offset_data, member.size))
                 if parts(names[-1])[1] in WRITTEN:
-                    content.append(tar.extractfile(member).read())
-                tar.members = []  # they would all be kept
+                    part = tar.extractfile(member)
+                    content.append(part.read() if part else b'')
             end = tar.offset
         with opened(file, 'rb') as f:
             f.seek(end)
