@@ -98,8 +98,9 @@ def _batches(source, shown, plan, steps, example, threads):
     """The batch of each of `steps`: `example` of each row of `plan(step)`, (numbers, parameters of the
     host, and of devices, as far as there are), whose views are those `shown`.
 
-    Two batches are in the making ahead of the one in use, each in one call from a Python thread. No
-    callback leads from TensorFlow into Python: one under way when the program ends would hang it.
+    Two batches are in the making ahead of the one in use, each in one call from a Python thread, which a
+    program that ends waits for: a callback from TensorFlow into Python under way then would hang it
+    (`records` reads tar files and ArrayRecord by such).
     """
     tf = tensorflow()
     threads = threads or os.cpu_count()

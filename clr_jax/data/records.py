@@ -66,13 +66,14 @@ def by_number(kind: str, parts):
     return record
 
 
-def by_place(places):
-    """The function from a number (int64 []) to the bytes at its place (string []), of `places`: (file,
-    offset, size), for use in a graph."""
+def by_place(files, places):
+    """The function from a number (int64 []) to the bytes at its place (string []), for use in a graph.
+    places: [n, 3] number of the file, offset, size."""
     tf = tensorflow()
 
     def fetch(i):
-        file, offset, size = places[int(i)]
+        number, offset, size = places[i].tolist()
+        file = files[number]
         with (tf.io.gfile.GFile if '://' in file else open)(file, 'rb') as f:
             f.seek(offset)
             return f.read(size)

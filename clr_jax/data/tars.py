@@ -5,6 +5,7 @@ import os
 import re
 import tarfile
 import time
+from typing import NamedTuple
 
 import numpy as np
 
@@ -44,51 +45,58 @@ def tars(
     """
     if not path:
         raise Problem('config.data.path is empty: set it to your tar files', CONFIG)
-    here = examples(test_path if test_path and split == 'test' else path)
-    told = examples(path) if test_path and label else here
-    values = [value(example, label) for example in told] if label else []
-    number = classes(values, label)
+    asked = test_path if test_path and split == 'test' else path
+    here = examples(asked, label, text)
+    number = classes((examples(path, label) if asked != path else here).values, label)
+    name = f'{asked} ({split})'
     if not test_path:
         held = fraction(test_fraction) * 2**64
-        here = [e for e in here if (int(digest(e['key']), 16) < held) == (split == 'test')]
-    name = f'{test_path if test_path and split == "test" else path} ({split})'
-    if not here:
+        mine = [(int(digest(key), 16) < held) == (split == 'test') for key in here.keys]
+        here = here.only(np.flatnonzero(mine))
+    if not here.keys:
         raise Problem(f'{name}: no image to {split}: change config.data.test_fraction', INPUT)
-    tf = tensorflow()
-    named = [value(example, label) for example in here] if label else [None] * len(here)
-    strange = next((n for n in named if n is not None and n not in number), None)
+    strange = next((v for v in here.values if v is not None and v not in number), None)
     if strange is not None:
         raise Problem(f'{name}: "{strange}" is no class of the training images', INPUT)
-    labels = tf.constant([-1 if n is None else number[n] for n in named], tf.int32)
-    texts = [[t for place in text for t in spoken(e, place)] for e in here]
-    if text and not all(texts):
-        where = called(here[[*map(bool, texts)].index(False)])
-        raise Problem(f'{where} has no text in {", ".join(text)} (config.data.text)', DATA)
-    written = aligned(texts) if text else {}
-    data = records.by_place([e['image'] for e in here])
+    tf = tensorflow()
+    labels = tf.constant([-1 if v is None else number[v] for v in here.values], tf.int32)
+    written = aligned(here.texts) if text else {}
+    data = records.by_place(here.files, here.places)
 
     def read(i):
         example = {'image': records.decode(data(i)), 'label': labels[i]}
         return example | ({'text': written[i]} if text else {})
 
-    content = [(os.path.basename(e['image'][0]), e['key'], *e['image'][1:]) for e in here]
+    content = [[*map(os.path.basename, here.files)], here.keys, here.places.tolist(), here.texts]
     return Source(
         name=name,
-        size=len(here),
+        size=len(here.keys),
         classes=max(number.values()) + 1 if number else None,
         read=read,
-        fingerprint=digest((content, sorted(number.items()), texts)),
-        where=lambda i: called(here[i]),
+        fingerprint=digest((content, sorted(number.items()), here.values)),
+        where=lambda i: f'{here.keys[i]} in {here.files[here.places[i, 0]]}',
         labels=labels.numpy,
-        names=lambda: [e['key'] for e in here],
-        texts=(lambda: [t for of in texts for t in of]) if text else None,
+        names=lambda: here.keys,
+        texts=(lambda: [t for of in here.texts for t in of]) if text else None,
         class_names=None if all(map(str.isdecimal, number)) else tuple(number),
-        damage=Damage(name, len(here), max_bad_fraction),
+        damage=Damage(name, len(here.keys), max_bad_fraction),
     )
 
 
-def called(example: dict) -> str:
-    return f'{example["key"]} in {example["image"][0]}'
+class Examples(NamedTuple):
+    """Those with an image, in order."""
+
+    files: list[str]
+    keys: list[str]  # [n]
+    places: np.ndarray  # [n, 3] int64: number of the file, offset, size
+    values: list  # [n] what names the class, or None
+    texts: list  # [n] lists
+
+    def only(self, rows):
+        """Those in the rows [m]."""
+        pick = lambda column: [column[row] for row in rows]
+        columns = pick(self.keys), self.places[rows], pick(self.values), pick(self.texts)
+        return Examples(self.files, *columns)
 
 
 def classes(values: list, label: str) -> dict:
@@ -99,12 +107,6 @@ def classes(values: list, label: str) -> dict:
     if all(v.isdecimal() for v in found):
         return {v: int(v) for v in sorted(found, key=int)}
     return {v: k for k, v in enumerate(sorted(found))}
-
-
-def value(example: dict, place: str):
-    """The class of an example, at `place`, 'cls' or 'json/label': a string, or None."""
-    found = spoken(example, place)
-    return found[0].strip() if found and found[0].strip() != '-1' else None
 
 
 def spoken(example: dict, place: str) -> list:
@@ -118,28 +120,42 @@ def spoken(example: dict, place: str) -> list:
     try:
         found = json.loads(content)[key] if key else content.decode()
     except (ValueError, KeyError, TypeError) as error:
-        raise Problem(f'{called(example)}: {place} cannot be read: {error!r}', DATA) from None
+        where = f'{example["key"]} in {example["file"]}'
+        raise Problem(f'{where}: {place} cannot be read: {error!r}', DATA) from None
     found = found if isinstance(found, list) else [found]
     return [str(x) for x in found if x is not None and str(x).strip()]
 
 
-def examples(path: str) -> list[dict]:
-    """Those with an image in all files that `path` names, in order: {'key', 'image': (file, offset,
-    size), and 'cls', 'txt', 'json': bytes, of what there is}."""
-    gfile, found, told = tensorflow().io.gfile, [], time.monotonic()
+def examples(path: str, label: str, text: tuple = ()) -> Examples:
+    """What all files that `path` names hold."""
+    gfile, told = tensorflow().io.gfile, time.monotonic()
+    found = Examples([], [], np.zeros((0, 3), np.int64), [], [])
+    places = [found.places]
     for pattern in expanded(path):
         files = sorted(gfile.glob(pattern))
         if not files:
             raise Problem(f'{pattern} is not there: config.data.path names your tar files', INPUT)
         for file in files:
             index = records.kept('tar', [file], lambda file=file: walk(file), WRITTEN)
-            found += grouped(file, index)
+            of = grouped(file, index)
+            own = [(len(found.files), *example['image']) for example in of]
+            places.append(np.array(own, np.int64).reshape(-1, 3))
+            found.files.append(file)
+            found.keys.extend(example['key'] for example in of)
+            said = [spoken(example, label) if label else [] for example in of]
+            found.values.extend(x[0].strip() if x and x[0].strip() != '-1' else None for x in said)
+            texts = [[t for place in text for t in spoken(example, place)] for example in of]
+            found.texts.extend(texts)
+            if text and not all(texts):
+                mute = of[[*map(bool, texts)].index(False)]['key']
+                what = f'has no text in {", ".join(text)} (config.data.text)'
+                raise Problem(f'{mute} in {file} {what}', DATA)
             if time.monotonic() > told + PATIENCE:
                 told = time.monotonic()
-                say(f'looking through {file}: {len(found):,} images so far')
-    if not found:
+                say(f'looking through {file}: {len(found.keys):,} images so far')
+    if not found.keys:
         raise Problem(f'{path} holds no images ({" ".join(SUFFIXES)})', INPUT)
-    return found
+    return found._replace(places=np.concatenate(places))
 
 
 def expanded(pattern: str) -> list[str]:
@@ -190,16 +206,17 @@ def parts(name: bytes) -> tuple[str, str]:
 
 
 def grouped(file: str, index: dict) -> list[dict]:
-    """The examples of an index."""
+    """The examples with an image of an index: {'key', 'file', 'image': (offset, size), and of 'cls', 'txt',
+    'text' and 'json' what there is, bytes}."""
     found: dict = {}
     content, at = index['content'].tobytes(), 0
     columns = (index[key].tolist() for key in ('names', 'offsets', 'sizes'))
     for name, offset, size in zip(*columns, strict=True):
         key, ending = parts(name)
-        example = found.setdefault(key, {'key': key})
+        example = found.setdefault(key, {'key': key, 'file': file})
         if ending in WRITTEN:
             example[ending] = content[at : at + size]
             at += size
         elif f'.{ending}' in SUFFIXES:
-            example.setdefault('image', (file, offset, size))
+            example.setdefault('image', (offset, size))
     return [example for example in found.values() if 'image' in example]

@@ -92,7 +92,8 @@ def test_hashes_of_the_names_part_train_and_test(shards):
 
 
 def test_a_damaged_image_in_a_tar_is_replaced(shards):
-    store(shards / '10.tar', [('7.png', b''), ('8.txt', b'no image')])
+    store(shards / '10.tar', [('7.png', b'')])
+    store(shards / '11.tar', [('8.txt', b'no image')])
     source = load(f'{shards}/*.tar', max_bad_fraction=0.2)
     assert (source.size, source.labels()[-1]) == (8, -1)
     (batch,) = pipeline.eval_batches(source, [Central(4, 1.0)], batch_size=8)
