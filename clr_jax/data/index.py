@@ -45,23 +45,22 @@ def permutation(position, n, key):
     A Feistel network of six rounds on the next even power of two, walked until it lands in range
     (fewer than four steps on average): a bijection in constant memory.
     """
-    x, n = np.atleast_1d(position).astype(np.uint64), np.asarray(n)
+    n = np.asarray(n)
     bits = np.frexp(n - 1.0)[1]  # of n - 1
     half = np.maximum(1, (bits + 1) // 2).astype(np.uint64)
-    rounds = fold(fold(key, n)[..., None], np.arange(6))  # [6] or [b, 6]
-    half, rounds = np.broadcast_to(half, x.shape), np.broadcast_to(rounds, (*x.shape, 6))
-    n = np.broadcast_to(n.astype(np.uint64), x.shape)
+    rounds = np.moveaxis(fold(fold(key, n)[..., None], np.arange(6)), -1, 0)  # [6] or [6, b]
+    part = lambda each, at: each[at] if np.ndim(each) else each
 
     def encrypt(x, at):
-        shift, keys = half[at], rounds[at]
+        shift = part(half, at)
         mask = (np.uint64(1) << shift) - np.uint64(1)
         left, right = x >> shift, x & mask
-        for k in range(6):
-            left, right = right, left ^ (mix(right + keys[:, k]) & mask)
+        for k in rounds:
+            left, right = right, left ^ (mix(right + part(k, at)) & mask)
         return left << shift | right
 
-    x = encrypt(x, slice(None))
-    while (outside := x >= n).any():
+    x = encrypt(np.atleast_1d(position).astype(np.uint64), slice(None))
+    while (outside := x >= n.astype(np.uint64)).any():
         x[outside] = encrypt(x[outside], outside)
     return x.astype(np.int64)
 

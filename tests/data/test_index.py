@@ -49,6 +49,13 @@ def test_keys_and_permutations_equal_the_definition_in_unbounded_integers():
         np.testing.assert_array_equal(index.permutation(np.arange(n), n, key), expected)
 
 
+def test_several_permutations_at_once_are_each_alone():
+    place, n = np.array([0, 2, 999, 3, 41]), np.array([1, 3, 1000, 1000, 50000])
+    keys = index.key(3, np.arange(5))
+    expected = [permuted(int(x), int(m), int(k)) for x, m, k in zip(place, n, keys, strict=True)]
+    np.testing.assert_array_equal(index.permutation(place, n, keys), expected)
+
+
 @pytest.mark.parametrize('n', [1, 2, 3, 5, 7, 16, 17, 1000, 50000, 65537])
 def test_a_permutation_takes_every_place_once(n):
     for epoch in range(3):
