@@ -22,23 +22,41 @@ def regression(protocol: Regression, train: Features, test: Features, targets, t
     """-> {'r2': the mean over targets of the share of the test set's variance that is explained, 'each':
     of each}. targets: [n, k] of the training examples, truth: [m, k] of the test examples."""
     mean, deviation = train.h.mean(0, dtype=np.float64), train.h.std(0, dtype=np.float64) + 1e-6
-    design = lambda h: np.column_stack([(h - mean) / deviation, np.ones(len(h))])  # [n, d + 1]
-    x, asked = design(train.h), design(test.h)
+    mean, deviation = mean.astype(train.h.dtype), deviation.astype(train.h.dtype)
+    x, asked = ((of.h - mean) / deviation for of in (train, test))  # [n, d], [m, d]
     held = max(1, int(len(x) * protocol.holdout))
     if len(x) <= held:
         raise Problem(f'{len(x)} examples are too few for a regression')
-    fits = [weights(x[:-held], targets[:-held], penalty) for penalty in protocol.penalties]
-    scores = [explained(x[-held:] @ w, targets[-held:]).mean() for w in fits]
+    tried = ridge(x[:-held], targets[:-held], x[-held:], protocol.penalties)
+    scores = [explained(predicted, targets[-held:]).mean() for predicted in tried]
     best = protocol.penalties[int(np.argmax(scores))]
-    each = explained(asked @ weights(x, targets, best), truth)
+    (predicted,) = ridge(x, targets, asked, [best])
+    each = explained(predicted, truth)
     return {'r2': float(each.mean()), 'each': each.round(5).tolist(), 'penalty': best}
 
 
-def weights(x, y, penalty: float) -> np.ndarray:
-    """The least squares of x w = y with a penalty on all but the last row, the offset: [d + 1, k]."""
-    ridge = penalty * len(x) * np.eye(x.shape[1])
-    ridge[-1, -1] = 0
-    return np.linalg.solve(x.T @ x + ridge, x.T @ y)
+def ridge(x, y, asked, penalties) -> list:
+    """What the least squares of x w + offset = y, with each penalty on w, say of `asked`: [m, k] each.
+
+    x: [n, d]. Where d is larger, as it is of pixels, the equations are of the examples instead, which
+    takes no more memory than x does.
+    """
+    middle, offset = x.mean(0), y.mean(0)
+    x, y, asked = x - middle, y - offset, asked - middle
+    n, d = x.shape
+    if d <= n:
+        gram, right, by = product(x.T, x.T), product(x.T, y.T), asked.astype(np.float64)
+    else:
+        gram, right, by = product(x, x), y, product(asked, x)
+    solve = lambda penalty: np.linalg.solve(gram + penalty * n * np.eye(len(gram)), right)
+    return [by @ solve(penalty) + offset for penalty in penalties]
+
+
+def product(a, b, columns: int = 1024) -> np.ndarray:
+    """a [n, d] times the transpose of b [m, d], its sums in float64: [n, m]."""
+    pieces = (slice(first, first + columns) for first in range(0, a.shape[1], columns))
+    each = (a[:, piece].astype(np.float64) @ b[:, piece].T for piece in pieces)
+    return sum(each, np.zeros((len(a), len(b))))
 
 
 def explained(predicted, truth) -> np.ndarray:

@@ -18,9 +18,10 @@ def data(n=400, d=12, k=3, noise=0.1, seed=0):
     return Features(h, np.zeros(n, np.int32)), targets
 
 
+@pytest.mark.parametrize('d', [12, 1500])  # the latter more than examples
 @pytest.mark.parametrize('penalty', [1e-6, 1e-2, 1.0])
-def test_it_is_ridge_regression_on_standardised_features(penalty):
-    (train, targets), (test, truth) = data(), data(seed=2, noise=2.0)
+def test_it_is_ridge_regression_on_standardised_features(penalty, d):
+    (train, targets), (test, truth) = data(d=d), data(seed=2, noise=2.0, d=d)
     found = regression(Regression(penalties=(penalty,)), train, test, targets, truth)
     mean, deviation = train.h.mean(0), train.h.std(0)
     model = Ridge(alpha=penalty * len(train.h)).fit((train.h - mean) / deviation, targets)
