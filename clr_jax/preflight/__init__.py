@@ -1,0 +1,1 @@
+"""What is known of a run before a pod is booked: `python -m clr_jax.preflight`."""
