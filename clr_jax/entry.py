@@ -12,8 +12,8 @@ from glob import glob
 
 # Exit codes: the contract with launchers. 0 done, 1 crash; retrying these changes nothing:
 USAGE, DATA, INPUT, NO_PROGRESS, OUTPUT, CONFIG = 64, 65, 66, 70, 73, 78
-# 42: preempted and saved, 75: stuck.
-PREEMPTED, STUCK = 42, 75
+# 42: preempted and saved, 75: stuck. 69: preflight, a program that does not fit the devices.
+PREEMPTED, STUCK, UNFIT = 42, 75, 69
 
 # Why a system refuses to write, as it says it itself and libraries repeat it.
 REFUSALS = [
@@ -269,7 +269,7 @@ def _parse(flags):
         )
         sys.exit(0)
     try:
-        rest = flags.FLAGS(sys.argv)
+        rest = flags.FLAGS([sys.argv[0], *map(_underscored, sys.argv[1:])])
     except (
         flags.Error,
         AttributeError,
@@ -280,6 +280,14 @@ def _parse(flags):
         raise Problem(f'{error}', CONFIG if '--config.' in str(error) else USAGE) from error
     if len(rest) > 1:
         raise Problem(f'unexpected argument {rest[1]!r}: flags are --name=value', USAGE)
+
+
+def _underscored(word: str) -> str:
+    """--num-slices=2 as --num_slices=2, --no-cache as --nocache."""
+    name, equals, value = word.partition('=')
+    if not name.startswith('--') or name.startswith('--config.'):
+        return word
+    return re.sub('^--no-', '--no', name).replace('-', '_').replace('__', '--', 1) + equals + value
 
 
 def _quiet():

@@ -1,0 +1,63 @@
+"""From a config to a question that the compiler can answer without the data."""
+
+import json
+from pathlib import Path
+
+from clr_jax import config as configs
+from clr_jax.data import sources, subsets
+from clr_jax.entry import INPUT, Problem
+
+# Training examples and classes as published, of data sets that configs name and few have at hand.
+PUBLISHED = {
+    'imagenet2012': (1_281_167, 1000),
+    'cifar10': (50_000, 10),
+    'fashion_mnist': (60_000, 10),
+    'stl10': (105_000, 10),  # with those without labels
+    'imdb_reviews': (25_000, 2),
+}
+
+
+def request(config: dict, topology: str, slices: int, examples: int = 0, classes: int = -1):
+    """-> (the question, in words where the number of examples comes from).
+
+    The program depends on these numbers by the probe, memories and the length of the run: given
+    ones, else those of the data where it is prepared here, else the published ones, else ImageNet's.
+    """
+    *found, said = (examples, classes, 'given') if examples and classes >= 0 else _size(config)
+    found = [examples or found[0], classes if classes >= 0 else found[1]]
+    if examples or classes >= 0:
+        said = 'given' if examples and classes >= 0 else f'given in part, else {said}'
+    asked = {'topology': topology, 'slices': slices, 'examples': found[0], 'classes': found[1]}
+    config = _with_teacher(config, *found)
+    return {'config': json.loads(json.dumps(config))} | asked, said
+
+
+def _size(config: dict) -> tuple[int, int, str]:
+    data, subset = config['data'], config['subset']
+    try:
+        train = subsets.subset(sources.load(data, 'train'), **subset)
+        return train.size, train.classes or 0, f'found here: {train.name}'
+    except Problem as problem:
+        if problem.code != INPUT:
+            raise
+    name = data.get('dataset', '')
+    examples, classes = PUBLISHED.get(name, PUBLISHED['imagenet2012'])
+    said = f'as published of {name}' if name in PUBLISHED else "assumed: ImageNet's"
+    share = subset['per_class'] * classes or round(subset['fraction'] * examples)
+    return share * subset['repeat'], classes, f'{said}; the data is not here'
+
+
+def _with_teacher(config: dict, examples: int, classes: int) -> dict:
+    """As train.with_teacher, but the teacher's run need not be there: its config is then that of
+    `configs/` by the name of its workdir."""
+    where = config['teacher']['workdir']
+    if not where:
+        return config
+    name = Path(where).name.removesuffix('_smoke')
+    if (Path(where) / 'config.json').is_file():
+        run = configs.saved(where)
+    else:
+        of = f'configs/{name}.py{":smoke" * where.endswith("_smoke")}'
+        run = _with_teacher(configs.load(of).to_dict(), examples, classes)
+    about = {'run': run, 'examples': examples, 'classes': classes}
+    return config | {'teacher': config['teacher'] | about}
