@@ -11,6 +11,8 @@ VERSION = SOURCE.split("__version__ = '")[1].split("'")[0]
 LINUX_X86 = 'platform_system == "Linux" and platform_machine == "x86_64"'
 ELSEWHERE = 'platform_system != "Linux" or platform_machine != "x86_64"'
 
+# The compiler for TPUs that this JAX accepts: to run on them, or (preflight) to compile for them anywhere.
+TPU = ['jax[tpu]>=0.10.2,<0.13']
 TEXT = ['tokenizers>=0.23']
 NOTEBOOKS = ['ipykernel>=7.4', 'jupytext>=1.19', 'matplotlib>=3.11', 'nbclient>=0.11']
 
@@ -40,12 +42,14 @@ setup(
         f'tensorflow>=2.21,<2.22; {ELSEWHERE}',
     ],
     extras_require={
-        'tpu': ['jax[tpu]>=0.10.2,<0.13'],
+        'tpu': TPU,
+        'preflight': TPU,
         'text': TEXT,
         'notebooks': NOTEBOOKS,
         'dev': [
             *TEXT,
             *NOTEBOOKS,
+            f'jax[tpu]>=0.10.2,<0.13; {LINUX_X86}',
             'mypy>=2.4',
             'pre-commit>=4.7',
             'pytest>=9.2',

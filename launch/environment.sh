@@ -35,7 +35,7 @@ install() {
 }
 
 if ! [ -x "$python" ] || [ "$(cat .venv/stamp 2>/dev/null)" != "$stamp" ]; then
-  say "making the environment in .venv with $version: 3 GB on disk, some minutes ..."
+  say "making the environment in .venv with $version: 4 GB on disk, some minutes ..."
   if [ "$("$python" -V 2>/dev/null)" != "$version" ] || ! "$python" -m pip -V >/dev/null 2>&1; then
     "$base" -m venv --clear .venv
   fi

@@ -62,9 +62,7 @@ def one(config: dict, name: str, topology) -> tuple[dict, str]:
     from clr_jax.preflight.request import request
 
     versions = answers.versions()
-    asked, origin = request(
-        config, topology.name, topology.slices, FLAGS.examples, FLAGS.classes
-    )
+    asked, origin = request(config, topology.name, topology.slices, FLAGS.examples, FLAGS.classes)
     about = {'config': Path(name.partition(':')[0]).stem, 'topology': topology.name}
     about['config'] += ':smoke' * name.endswith(':smoke')
     about |= {'slices': topology.slices, 'versions': versions, 'data': origin}
@@ -112,7 +110,7 @@ def compare(paths: list[str], topology) -> tuple[dict, str]:
         raise entry.Problem('--compare=<config>,<config>: two of them', entry.USAGE)
     both = [one(configs.load(path).to_dict(), path, topology)[0] for path in paths]
     said = {'fits': all(of['fits'] for of in both), 'configs': paths, 'topology': topology.name}
-    cycles = [of.get('estimated_cycles') for of in both]
+    cycles = [of.get('estimated_cycles', 0) for of in both]
     if not all(cycles):
         why = [of['config'] for of, count in zip(both, cycles, strict=True) if not count]
         return said | {'ratio': None}, f'no ratio: {", ".join(why)} does not fit, or cannot be read'

@@ -148,7 +148,9 @@ def trips(program: Program, loop: Instruction) -> int | None:
     root = next(it for it in condition.values() if it.root)
     kinds = [condition[name].op for name in root.operands if name in condition]
     if root.op == 'fusion':  # of the comparison alone
-        compared = [it for it in fused(program, root).values() if it.op not in ('parameter', 'constant')]
+        compared = [
+            it for it in fused(program, root).values() if it.op not in ('parameter', 'constant')
+        ]
         below = len(compared) == 1 and 'direction=LT' in compared[0].rest
     else:
         below = root.op == 'compare' and 'direction=LT' in root.rest

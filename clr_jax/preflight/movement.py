@@ -1,11 +1,18 @@
 """What a scheduled program sends between devices, moves through HBM, and holds there."""
 
-import re
 from typing import NamedTuple
 
 import numpy as np
 
-from clr_jax.preflight.hlo import Array, Computation, Executed, Instruction, Program, executed, fused
+from clr_jax.preflight.hlo import (
+    Array,
+    Computation,
+    Executed,
+    Instruction,
+    Program,
+    executed,
+    fused,
+)
 
 COLLECTIVES = {
     *('all-reduce', 'all-gather', 'reduce-scatter', 'all-to-all', 'ragged-all-to-all'),
@@ -156,7 +163,9 @@ def _written(inner: Computation, results: tuple[Array, ...]) -> float:
         while value.op == 'bitcast' and value.operands[0] in inner:
             value = inner[value.operands[0]]
         part = inner.get(value.operands[1]) if value.op == 'dynamic-update-slice' else None
-        written += 0 if array.near else min(array.bytes, part.arrays[0].bytes if part else array.bytes)
+        written += (
+            0 if array.near else min(array.bytes, part.arrays[0].bytes if part else array.bytes)
+        )
     return written
 
 

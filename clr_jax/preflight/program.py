@@ -33,7 +33,6 @@ def facts(request: dict) -> dict:
         'hosts': len({device.process_index for device in devices}),
         'state_bytes': held(state),
         'whole_bytes': held(state, whole=True),
-        'parameter_bytes': held(state.params),
         'parameter_sizes': sorted({leaf.size for leaf in jax.tree.leaves(state.params)}),
     }
     pace = {'steps_per_epoch': run.steps_per_epoch, 'total_steps': run.total_steps}
@@ -63,12 +62,12 @@ def held(tree, whole: bool = False) -> int:
 def compiled(step, arguments, mesh) -> dict:
     """Whether a jitted function fits these devices and, if it does, what its program is like."""
     try:
-        program = train.compiled(step, *arguments)
+        program: Any = train.compiled(step, *arguments)
     except jax.errors.JaxRuntimeError as error:
         if short := out_of_memory(str(error)):
             return short
         raise
-    memory: Any = program.memory_analysis()
+    memory = program.memory_analysis()
     kinds = {
         'arguments': 'argument_size_in_bytes',
         'outputs': 'output_size_in_bytes',

@@ -54,26 +54,25 @@ def warnings(facts: dict, said: dict) -> list[str]:
     """What is likely not meant, or will cost."""
     found, memory, usable = [], said['memory'], said['usable']
     if facts['whole_bytes'] > SHARE * usable:
-        share = f'{size(facts["whole_bytes"])}, {facts["whole_bytes"] / usable:.0%} of the usable HBM'
+        share = (
+            f'{size(facts["whole_bytes"])}, {facts["whole_bytes"] / usable:.0%} of the usable HBM'
+        )
         found.append(f'every device holds the same state whole: {share}')
     lost = memory['outputs'] - memory['donated']
     if lost > max(0.01 * memory['outputs'], 2**20):
-        found.append(f'donation is not effective: {size(lost)} of the outputs have memory of their own')
+        found.append(
+            f'donation is not effective: {size(lost)} of the outputs have memory of their own'
+        )
     program = facts.get('program')
     if not program:
         return found
     always = [each for each in program['collectives'] if each['always']]
     sums = [e for e in always if e['kind'] in ('all-reduce', 'reduce-scatter')]
-    gradients = set(facts['parameter_sizes'])
-    narrow = [
-        *(each for each in sums if each['dtype'] in ('bf16', 'f16')),
-    ]
-    narrow = [
-        each
-        for each in narrow
-        if 'all_gather' not in each['source']
-        and any(n in gradients and n >= 1024 for n in each['elements'])
-    ]
+    sizes = {n for n in facts['parameter_sizes'] if n >= 1024}
+    narrow = [each for each in sums if each['dtype'] in ('bf16', 'f16')]
+    # embeddings are gathered by a sum too, and may be narrow
+    narrow = [each for each in narrow if 'all_gather' not in each['source']]
+    narrow = [each for each in narrow if sizes & set(each['elements'])]
     if narrow:
         bytes = size(sum(each['bytes'] * each['times'] for each in narrow))
         found.append(f'gradients are summed over devices in {narrow[0]["dtype"]}: {bytes}')
@@ -91,10 +90,14 @@ def warnings(facts: dict, said: dict) -> list[str]:
     for held in program['largest']:
         if held['computed'] and held['bytes'] > 0.01 * usable and _logits(held['shape'], b, whole):
             shape = f'{held["dtype"]}{held["shape"]}'.replace(' ', '')
-            found.append(f'a matrix of the batch against the batch is in HBM: {shape}, {size(held["bytes"])}')
+            found.append(
+                f'a matrix of the batch against the batch is in HBM: {shape}, {size(held["bytes"])}'
+            )
             break
     if program['unknown_loops']:
-        found.append(f'{program["unknown_loops"]} loops have trips that are not known, and count once')
+        found.append(
+            f'{program["unknown_loops"]} loops have trips that are not known, and count once'
+        )
     return found
 
 
@@ -103,7 +106,7 @@ def _logits(shape: list[int], b: int, whole: int) -> bool:
     batch's, of one or several views."""
     wide = [n for n in shape if whole <= n <= 16 * whole and n % whole == 0]
     rest = math.prod(shape) // math.prod(wide[:1] or [1])
-    return bool(wide) and rest >= b and rest % b == 0
+    return bool(wide) and rest % b == 0 and 1 <= rest // b <= 16
 
 
 def size(count: float) -> str:
@@ -135,6 +138,7 @@ def text(said: dict) -> str:
     lines.append(f'fits: {size(memory["total"])} of {usable} ({share:.0%})')
     parts = ('arguments', 'outputs', 'donated', 'temporaries', 'program')
     named = {'donated': 'outputs in place of arguments (donated)'}
+    named['arguments'] = f'arguments, of which {size(said["state"])} state'
     lines += [f'  {size(memory[part]):>10}  {named.get(part, part)}' for part in parts]
     if 'flops' in said:
         lines += _work(said)
@@ -178,6 +182,4 @@ def _work(said: dict) -> list[str]:
 def _collective(each: dict) -> str:
     how = 'async' if each['is_async'] else 'sync'
     where = 'between slices' if each['cross_slice'] else 'in a slice'
-    return (
-        f'{each["number"]:>4} x {size(each["bytes"]):>9}  {each["dtype"]} {each["kind"]}, {how}, {where}'
-    )
+    return f'{each["number"]:>4} x {size(each["bytes"]):>9}  {each["dtype"]} {each["kind"]}, {how}, {where}'

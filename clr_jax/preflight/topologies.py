@@ -33,9 +33,7 @@ GENERATIONS = {
         options={'chip_config_name': 'megacore'},
     ),
     'v5e': Generation('v5e', tuple(PLANES.split()), 15.75 * GiB, 197e12, 819e9),
-    'v5p': Generation(
-        'v5p', (*CUBES.split(), '16x16x16', '16x16x24'), 95.74 * GiB, 459e12, 2765e9
-    ),
+    'v5p': Generation('v5p', (*CUBES.split(), '16x16x16', '16x16x24'), 95.74 * GiB, 459e12, 2765e9),
     'v6e': Generation('v6e', tuple(PLANES.split()), 31.25 * GiB, 918e12, 1638e9),
     'tpu7x': Generation(
         'tpu7x', (*CUBES.split(), '16x16x16'), 94.75 * GiB, 2307e12, 7380e9, devices=2
@@ -61,7 +59,9 @@ def parse(text: str, slices: int = 1) -> Topology:
     generation = GENERATIONS[kind]
     if size not in generation.sizes:
         near = ', '.join(_near(size, generation.sizes))
-        raise Problem(f'--topology={text}: {kind} does not come in that size; nearest: {near}', USAGE)
+        raise Problem(
+            f'--topology={text}: {kind} does not come in that size; nearest: {near}', USAGE
+        )
     if slices < 1:
         raise Problem(f'--num_slices={slices}: at least 1', USAGE)
     return Topology(f'{kind}:{size}', generation, tuple(map(int, size.split('x'))), slices)

@@ -7,6 +7,8 @@ from clr_jax.preflight import answers
 
 @pytest.fixture
 def libtpu(monkeypatch):
-    """libtpu's environment."""
+    """libtpu and its environment. It exists for Linux on x86-64, and is part of the environment of
+    development there."""
+    pytest.importorskip('libtpu')
     for name, value in answers.QUIET.items():
         monkeypatch.setenv(name, value)

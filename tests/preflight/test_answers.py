@@ -12,7 +12,7 @@ ASKED = {'config': {'batch_size': 8}, 'topology': 'v5e:2x2', 'slices': 1}
 
 
 @pytest.fixture
-def python(monkeypatch, tmp_path):
+def python(monkeypatch, tmp_path, libtpu):
     """python(lines) makes the process run these lines of a shell instead; $4 is where it answers. What is
     kept goes to a folder of the test."""
     monkeypatch.setenv('XDG_CACHE_HOME', str(tmp_path / 'cache'))
@@ -75,11 +75,11 @@ def test_without_libtpu_it_says_how_to_get_it(monkeypatch):
         answers.versions()
 
 
-def test_versions_name_what_compiles():
+def test_versions_name_what_compiles(libtpu):
     assert answers.versions().keys() == {'libtpu', 'jax', 'jaxlib', 'clr_jax'}
 
 
-def test_a_request_has_a_key_of_its_contents():
+def test_a_request_has_a_key_of_its_contents(libtpu):
     other = json.loads(json.dumps(ASKED))
     assert answers.key(ASKED) == answers.key(other)
     other['config']['batch_size'] = 16

@@ -115,7 +115,9 @@ def test_products_of_a_convolution_leave_out_padding_and_holes(window, sizes):
     step, pad = int(of.get('rhs_dilate', 1)), int(of.get('pad', '0_0')[0])
     padded = np.zeros(100, int)  # 1 where an element of the input is
     padded[pad : pad + hole * size : hole] = 1
-    met = sum(padded[o * stride + k * step] for o, k in itertools.product(range(out), range(kernel)))
+    met = sum(
+        padded[o * stride + k * step] for o, k in itertools.product(range(out), range(kernel))
+    )
     text = (
         'ENTRY %main (a: f32[1]) -> f32[1] {\n'
         f'  %a = f32[2,{size},4]{{2,1,0}} parameter(0)\n  %w = f32[{kernel},4,5]{{2,1,0}} parameter(1)\n'

@@ -29,7 +29,10 @@ def layers(mesh, batch: int = BATCH):
     step = lambda w, x: w - 0.1 * parallel.shard(gradient, mesh, (jax.P(), rows), jax.P())(w, x)
     shapes = (LAYERS, WIDTH, WIDTH), (batch, WIDTH)
     places = parallel.replicated(mesh), jax.sharding.NamedSharding(mesh, rows)
-    given = [jax.ShapeDtypeStruct(s, jnp.float32, sharding=p) for s, p in zip(shapes, places, strict=True)]
+    given = [
+        jax.ShapeDtypeStruct(s, jnp.float32, sharding=p)
+        for s, p in zip(shapes, places, strict=True)
+    ]
     return jax.jit(step, donate_argnums=0, out_shardings=places[0]), given
 
 
@@ -81,7 +84,9 @@ def test_the_real_step_of_a_config(libtpu):
     images, seen = 2 * 4, 16 * 16  # both views of a chip's images, their pixels
     convolution = 2 * images * seen * 3 * 3 * 3 * 8  # forward, at most: padding does not count
     assert 0.8 * 2 * convolution < facts['program']['flops'] < 3 * convolution
-    gathered = [e for e in facts['program']['collectives'] if e['always'] and 'all_gather' in e['source']]
+    gathered = [
+        e for e in facts['program']['collectives'] if e['always'] and 'all_gather' in e['source']
+    ]
     assert gathered
     assert facts['memory']['donated'] >= held
     with pytest.raises(Problem, match='batch_size=16 does not divide over 64 devices'):
