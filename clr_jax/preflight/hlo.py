@@ -61,6 +61,7 @@ class Executed(NamedTuple):
     inside: Computation
     times: int
     always: bool  # False in a branch
+    start: 'Executed | None' = None  # of what runs beside the rest: what has started it
 
 
 def parse(text: str) -> Program:
@@ -115,15 +116,21 @@ def executed(program: Program) -> list[Executed]:
     return list(_executed(program, program.entry, 1, True))
 
 
-def _executed(program: Program, name: str, times: int, always: bool) -> Iterator[Executed]:
+def _executed(
+    program: Program, name: str, times: int, always: bool, start: Executed | None = None
+) -> Iterator[Executed]:
     inside = program.computations[name]
     for it in inside.values():
-        yield Executed(it, inside, times, always)
+        yield Executed(it, inside, times, always, start)
         if it.op == 'while':
             body = it.attribute(r'body=%?([\w.\-]+)')
             yield from _executed(program, body, times * (trips(program, it) or 1), always)
         elif it.op == 'call':
             yield from _executed(program, it.attribute(r'to_apply=%?([\w.\-]+)'), times, always)
+        elif it.op in ('call-start', 'async-start'):  # as TPU7x's, on its other cores
+            called = it.attribute(r'(?:to_apply|calls)=%?([\w.\-]+)')
+            own = Executed(it, inside, times, always)
+            yield from _executed(program, called, times, always, own)
         elif it.op == 'conditional':
             for branch in _branches(it):
                 yield from _executed(program, branch, times, False)

@@ -22,6 +22,7 @@ COLLECTIVES = {
 STILL = {
     *('parameter', 'constant', 'tuple', 'get-tuple-element', 'bitcast', 'after-all', 'iota'),
     *('while', 'conditional', 'call', 'partition-id', 'replica-id', 'send', 'recv'),
+    *('call-start', 'async-start'),
 }
 
 
@@ -44,7 +45,7 @@ def collectives(program: Program, slices: list[int]) -> list[Collective]:
     for run in executed(program):
         it, kind = run.it, run.it.op.removesuffix('-start')
         if kind in COLLECTIVES:
-            is_async = kind != it.op and _overlaps(run)
+            is_async = _overlaps(run.start or run)
             found.append(_collective(run, it, run.inside, kind, is_async, slices))
         elif it.op == 'send' and 'megascale' in it.rest:  # between slices, through their hosts
             kind = it.attribute(r'_xla_megascale_transfer_type="(\w+)"').lower().replace('_', '-')
@@ -90,7 +91,9 @@ def _groups(it: Instruction, devices: int) -> list[list[int]]:
 
 
 def _overlaps(run: Executed) -> bool:
-    """Whether anything is computed between the start of an operation and its end."""
+    """Whether anything is computed between the start of an operation and its end, if these are two."""
+    if not run.it.op.endswith('-start') and run.it.op != 'send':
+        return False
     between = False
     for it in run.inside.values():
         if between and it.op in ('fusion', 'convolution', 'dot', 'while'):

@@ -94,6 +94,29 @@ def test_start_and_done_overlap_only_what_is_between_them(between):
     assert sent(body, twice) == [('all-reduce', 'f32', 32, between, False)]
 
 
+def test_a_sum_on_other_cores_is_found_where_it_is_called():
+    body = """
+        %x = f32[8]{0} parameter(0)
+        %s = ((f32[8]{0}, token[]), f32[8]{0}) call-start(%x, %t), async_execution_thread="sparsecore", to_apply=%called
+        %d = f32[8]{0} call-done(%s)
+        ROOT %w = f32[8]{0} fusion(%d), kind=kLoop, calls=%twice
+    """
+    called = """
+%called (p: f32[8]) -> f32[8] {
+  %p = f32[8]{0} parameter(0)
+  ROOT %sum = f32[8]{0} all-reduce(%p), replica_groups={}, to_apply=%add
+}
+
+%twice (q: f32[8]) -> f32[8] {
+  ROOT %q = f32[8]{0} parameter(0)
+}
+"""
+    assert sent(body, called) == [('all-reduce', 'f32', 32, False, True)]
+    lines = body.strip().splitlines()
+    lines.insert(2, '%o = f32[8]{0} fusion(%x), kind=kLoop, calls=%twice')
+    assert sent('\n'.join(lines), called) == [('all-reduce', 'f32', 32, True, True)]
+
+
 def test_what_goes_through_the_hosts_is_between_slices():
     body = """
         %x = f32[1,8]{1,0} parameter(0)

@@ -62,6 +62,17 @@ def test_a_small_step_on_two_slices(libtpu):
     assert max(each['bytes'] for each in near) == weights
 
 
+@pytest.mark.parametrize(
+    ('pod', 'devices'), [('v4:2x2x1', 4), ('v5p:2x2x1', 4), ('tpu7x:2x2x1', 8)]
+)
+def test_other_generations_compute_the_same(pod, devices, libtpu):
+    facts = compiled(pod)
+    assert facts['fits']
+    assert facts['program']['flops'] == 3 * LAYERS * 2 * (BATCH // devices) * WIDTH**2
+    sums = [each for each in facts['program']['collectives'] if each['kind'] == 'all-reduce']
+    assert sum(each['bytes'] for each in sums) >= 4 * LAYERS * WIDTH**2
+
+
 def test_what_does_not_fit_is_said_in_numbers(libtpu):
     facts = compiled('v6e:2x2', batch=2**28)
     assert facts.keys() == {'fits', 'needed', 'usable'}
