@@ -14,7 +14,6 @@ import argparse
 import ast
 import json
 import math
-import os
 import subprocess
 import sys
 import zlib
@@ -77,8 +76,7 @@ def record(name: str, minutes: float):
             print(f'{name} on {pod} ...', file=sys.stderr, flush=True)
             flags = [f'--config=configs/{name}.py', f'--topology={pod}', f'--timeout={minutes}']
             command = [sys.executable, '-m', 'clr_jax.preflight', *flags, '--json']
-            env = os.environ | {'PYTHONPATH': str(ROOT)}
-            done = subprocess.run(command, cwd=ROOT, env=env, stdout=subprocess.PIPE, text=True)
+            done = subprocess.run(command, cwd=ROOT, stdout=subprocess.PIPE, text=True)
             if done.returncode not in (0, 69):
                 return  # it has said why
             found = [now | row(json.loads(done.stdout))]

@@ -5,7 +5,7 @@ from pathlib import Path
 
 from clr_jax import config as configs
 from clr_jax.data import sources, subsets
-from clr_jax.entry import INPUT, Problem
+from clr_jax.entry import DATA, INPUT, Problem
 
 # Training examples and classes as published, of data sets that configs name and few have at hand.
 PUBLISHED = {
@@ -38,7 +38,7 @@ def _size(config: dict) -> tuple[int, int, str]:
         train = subsets.subset(sources.load(data, 'train'), **subset)
         return train.size, train.classes or 0, f'found here: {train.name}'
     except Problem as problem:
-        if problem.code != INPUT:
+        if problem.code not in (INPUT, DATA):
             raise
     name = data.get('dataset', '')
     examples, classes = PUBLISHED.get(name, PUBLISHED['imagenet2012'])
