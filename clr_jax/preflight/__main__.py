@@ -51,50 +51,52 @@ def main():
     else:
         name = config_flags.get_config_filename(FLAGS['config'])
         work = largest_batch if FLAGS.largest_batch else one
-        said, words = work(FLAGS.config.to_dict(), name, topology)
+        said, words = work(*question(FLAGS.config.to_dict(), name, topology), topology)
     print(json.dumps(said) if FLAGS.json else words, flush=True)
     if not said['fits']:
         raise SystemExit(entry.UNFIT)
 
 
-def one(config: dict, name: str, topology) -> tuple[dict, str]:
-    """The report of a config, and its words."""
+def question(config: dict, name: str, topology) -> tuple[dict, dict]:
+    """What to ask of a config, and how its report begins."""
     from clr_jax.preflight.request import request
 
     versions = answers.versions()
-    asked, origin = request(config, topology.name, topology.slices, FLAGS.examples, FLAGS.classes)
-    about = {'config': Path(name.partition(':')[0]).stem, 'topology': topology.name}
-    about['config'] += ':smoke' * name.endswith(':smoke')
-    about |= {'slices': topology.slices, 'versions': versions, 'data': origin}
-    about |= {'examples': asked['examples'], 'classes': asked['classes']}
+    given = FLAGS.examples, FLAGS.classes
+    asked, origin = request(config, topology.name, topology.slices, *given)
+    about = {'config': Path(name.partition(':')[0]).stem + ':smoke' * name.endswith(':smoke')}
+    about |= {'topology': topology.name, 'slices': topology.slices, 'versions': versions}
+    about |= {'examples': asked['examples'], 'classes': asked['classes'], 'data': origin}
+    return asked, about
+
+
+def one(asked: dict, about: dict, topology) -> tuple[dict, str]:
+    """The report of a config, and its words."""
     facts = answers.answer(asked, FLAGS.timeout, FLAGS.cache)
     said = reports.report(facts, asked, topology, about)
     return said, reports.text(said)
 
 
-def largest_batch(config: dict, name: str, topology) -> tuple[dict, str]:
-    """The report at the largest batch that fits, or at the smallest there is."""
+def largest_batch(asked: dict, about: dict, topology) -> tuple[dict, str]:
+    """The report at the largest batch that fits, or at the smallest that was tried."""
     unit = topology.slices * math.prod(topology.size) * topology.generation.devices
-    unit = math.lcm(unit, config['bn_groups'])
+    unit = math.lcm(unit, asked['config']['bn_groups'])
     found: dict = {}
 
     def fits(batch):
         try:
-            found[batch] = one(config | {'batch_size': batch}, name, topology)
+            config = asked['config'] | {'batch_size': batch}
+            found[batch] = one(asked | {'config': config}, about, topology)
         except entry.Problem as problem:  # as a queue that is shorter than the batch
             if problem.code != entry.CONFIG or not found:
                 raise
             print(f'batch {batch:,}: {problem}', file=sys.stderr, flush=True)
             return False
-        said = found[batch][0]
-        said_of = 'fits' if said['fits'] else 'does not fit'
-        print(f'batch {batch:,} {said_of}', file=sys.stderr, flush=True)
-        return said['fits']
+        fit = found[batch][0]['fits']
+        print(f'batch {batch:,} {"fits" if fit else "does not fit"}', file=sys.stderr, flush=True)
+        return fit
 
-    from clr_jax.preflight.request import request
-
-    asked, _ = request(config, topology.name, topology.slices, FLAGS.examples, FLAGS.classes)
-    best = search.largest(fits, unit, config['batch_size'], asked['examples'])
+    best = search.largest(fits, unit, asked['config']['batch_size'], asked['examples'])
     if not found:
         few = f'{asked["examples"]} training examples are fewer than {unit}'
         raise entry.Problem(f'no batch to try: {few}, the least that the devices can share')
@@ -108,7 +110,8 @@ def compare(paths: list[str], topology) -> tuple[dict, str]:
     known of their times."""
     if len(paths) != 2:
         raise entry.Problem('--compare=<config>,<config>: two of them', entry.USAGE)
-    both = [one(configs.load(path).to_dict(), path, topology)[0] for path in paths]
+    asked = [question(configs.load(path).to_dict(), path, topology) for path in paths]
+    both = [one(*each, topology)[0] for each in asked]
     said = {'fits': all(of['fits'] for of in both), 'configs': paths, 'topology': topology.name}
     cycles = [of.get('estimated_cycles', 0) for of in both]
     if not all(cycles):

@@ -17,18 +17,22 @@ PUBLISHED = {
 }
 
 
-def request(config: dict, topology: str, slices: int, examples: int = 0, classes: int = -1):
+def request(
+    config: dict, topology: str, slices: int, examples: int = 0, classes: int = -1
+) -> tuple[dict, str]:
     """-> (the question, in words where the number of examples comes from).
 
     The program depends on these numbers by the probe, memories and the length of the run: given
     ones, else those of the data where it is prepared here, else the published ones, else ImageNet's.
     """
-    *found, said = (examples, classes, 'given') if examples and classes >= 0 else _size(config)
-    found = [examples or found[0], classes if classes >= 0 else found[1]]
-    if examples or classes >= 0:
-        said = 'given' if examples and classes >= 0 else f'given in part, else {said}'
-    asked = {'topology': topology, 'slices': slices, 'examples': found[0], 'classes': found[1]}
-    config = _with_teacher(config, *found)
+    if examples and classes >= 0:
+        said = 'given'
+    else:
+        *known, said = _size(config)
+        said = f'given in part, else {said}' if examples or classes >= 0 else said
+        examples, classes = examples or known[0], classes if classes >= 0 else known[1]
+    asked = {'topology': topology, 'slices': slices, 'examples': examples, 'classes': classes}
+    config = _with_teacher(config, examples, classes)
     return {'config': json.loads(json.dumps(config))} | asked, said
 
 
