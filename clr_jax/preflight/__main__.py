@@ -64,7 +64,7 @@ def question(config: dict, name: str, topology) -> tuple[dict, dict]:
     versions = answers.versions()
     given = FLAGS.examples, FLAGS.classes
     asked, origin = request(config, topology.name, topology.slices, *given)
-    about = {'config': Path(name.partition(':')[0]).stem + ':smoke' * name.endswith(':smoke')}
+    about: dict = {'config': Path(name.partition(':')[0]).stem + ':smoke' * name.endswith(':smoke')}
     about |= {'topology': topology.name, 'slices': topology.slices, 'versions': versions}
     about |= {'examples': asked['examples'], 'classes': asked['classes'], 'data': origin}
     return asked, about

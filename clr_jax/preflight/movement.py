@@ -34,7 +34,7 @@ class Collective(NamedTuple):
     cross_slice: bool
     times: int  # a step
     always: bool  # False in a branch, which only some steps run
-    elements: tuple[int, ...]  # of each of its arrays
+    shapes: tuple[tuple[int, ...], ...]  # of its arrays, without dimensions of 1
     source: str  # where in the Python program
 
 
@@ -63,16 +63,15 @@ def _collective(run: Executed, it, inside, kind, is_async, slices) -> Collective
     arrays = [array for array in arrays if array.dtype != 'token'] or list(it.arrays)
     if it.op in ('all-gather-start', 'collective-permute-start'):  # (from, to, ...)
         arrays = arrays[len(arrays) // 2 :]
-    given = [a for name in it.operands if name in inside for a in inside[name].arrays]
-    size = max(sum(a.bytes for a in arrays), sum(a.bytes for a in given))
+    given = [array for name in it.operands if name in inside for array in inside[name].arrays]
+    size = sum(array.bytes for array in (given if it.op == 'reduce-scatter' else arrays))
     cross = it.op == 'send' or any(
         len({slices[device] for device in group}) > 1 for group in _groups(it, len(slices))
     )
     dtype = max(arrays, key=lambda array: array.bytes).dtype
-    elements = tuple(int(np.prod(array.shape)) for array in arrays)
-    return Collective(
-        kind, dtype, int(size), is_async, cross, run.times, run.always, elements, it.source
-    )
+    shapes = tuple(tuple(n for n in array.shape if n > 1) for array in arrays)
+    said = (kind, dtype, int(size), is_async, cross, run.times, run.always, shapes, it.source)
+    return Collective(*said)
 
 
 def _groups(it: Instruction, devices: int) -> list[list[int]]:

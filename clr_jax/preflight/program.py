@@ -33,7 +33,7 @@ def facts(request: dict) -> dict:
         'hosts': len({device.process_index for device in devices}),
         'state_bytes': held(state),
         'whole_bytes': held(state, whole=True),
-        'parameter_sizes': sorted({leaf.size for leaf in jax.tree.leaves(state.params)}),
+        'parameters': sorted({leaf.shape for leaf in jax.tree.leaves(state.params)}),
     }
     pace = {'steps_per_epoch': run.steps_per_epoch, 'total_steps': run.total_steps}
     pace |= {'seed': config['seed'], 'health_every': config['log_every']}

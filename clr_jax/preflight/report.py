@@ -68,11 +68,10 @@ def warnings(facts: dict, said: dict) -> list[str]:
         return found
     always = [each for each in program['collectives'] if each['always']]
     sums = [e for e in always if e['kind'] in ('all-reduce', 'reduce-scatter')]
-    sizes = {n for n in facts['parameter_sizes'] if n >= 1024}
+    shapes = [[n for n in shape if n > 1] for shape in facts['parameters']]
+    matrices = [shape for shape in shapes if len(shape) > 1]
     narrow = [each for each in sums if each['dtype'] in ('bf16', 'f16')]
-    # embeddings are gathered by a sum too, and may be narrow
-    narrow = [each for each in narrow if 'all_gather' not in each['source']]
-    narrow = [each for each in narrow if sizes & set(each['elements'])]
+    narrow = [each for each in narrow if any(list(s) in matrices for s in each['shapes'])]
     if narrow:
         bytes = size(sum(each['bytes'] * each['times'] for each in narrow))
         found.append(f'gradients are summed over devices in {narrow[0]["dtype"]}: {bytes}')

@@ -16,7 +16,7 @@ SUM = {
     'cross_slice': False,
     'times': 1,
     'always': True,
-    'elements': [26214400],
+    'shapes': [[512], [3, 3, 512, 512]],
     'source': 'jit(step)/shard_map/psum_invariant',
 }
 HELD = {'dtype': 'f32', 'shape': [128, 56, 56, 64], 'bytes': 98 * MiB, 'number': 3}
@@ -33,7 +33,7 @@ def facts(**changes) -> dict:
     of |= {
         'whole_bytes': 200 * MiB,
         'parameter_bytes': 100 * MiB,
-        'parameter_sizes': [64, 26214400],
+        'parameters': [[64], [3, 3, 512, 512], [1, 1, 64, 64]],
     }
     changed = {name: changes.pop(name) for name in [*changes] if name in of or name == 'memory'}
     return of | {'memory': memory, 'program': program | changes} | changed
@@ -83,8 +83,8 @@ LOGITS = HELD | {'shape': [128, 8192], 'bytes': 512 * MiB}
     [
         ({'whole_bytes': 8 * GiB}, 'every device holds the same state whole: 8.00 GiB, 51%'),
         ({'collectives': [NARROW]}, 'gradients are summed over devices in bf16: 50 MiB'),
-        ({'collectives': [NARROW | {'source': 'all_gather'}]}, ''),
-        ({'collectives': [NARROW | {'elements': [77]}]}, ''),  # of no parameter
+        ({'collectives': [NARROW | {'shapes': [[64, 64]]}]}, 'gradients are summed over devices'),
+        ({'collectives': [NARROW | {'shapes': [[64], [4096, 2, 128]]}]}, ''),  # embeddings
         ({'collectives': [SUM | {'bytes': 512, 'times': 51}]}, '51 all-reduces a step are smaller'),
         ({'collectives': [SUM | {'bytes': 512, 'times': 51, 'always': False}]}, ''),
         (
