@@ -105,7 +105,7 @@ def _overlaps(run: Executed) -> bool:
 
 def traffic(program: Program) -> float:
     """Bytes that a step reads from HBM and writes to it, on one device, as far as the schedule says so:
-    not more than this."""
+    at least these."""
     return sum(_moved(program, run) * run.times for run in executed(program) if run.always)
 
 
