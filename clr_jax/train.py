@@ -179,6 +179,18 @@ def describe(config: dict, examples: int, classes: int) -> Run:
     return Run(method, optimizer, rate, groups, steps_per_epoch, total, others, extra)
 
 
+def step_of(config: dict, run: Run, mesh) -> jax.stages.Wrapped:
+    """The step of a config on these devices."""
+    return make_step(
+        *(run.method, run.optimizer, mesh),
+        steps_per_epoch=run.steps_per_epoch,
+        total_steps=run.total_steps,
+        seed=config['seed'],
+        sharded=config['sharded'],
+        health_every=config['log_every'],
+    )
+
+
 def blank_batch(run: Run, examples: int) -> dict:
     """A batch of zeros in the shapes of a real one, but for the number of examples."""
     batch = views.blank(run.views, examples)
@@ -245,11 +257,7 @@ def _fit(config, workdir, enter):
             change = f'{saved}, now {data}'
             raise Problem(f'{workdir} was trained on other data ({change}): use another --workdir')
         say(f'resumed from step {start}')
-    pace: dict = {'steps_per_epoch': run.steps_per_epoch, 'total_steps': run.total_steps}
-    pace |= {key: config[key] for key in ('seed', 'sharded')} | {
-        'health_every': config['log_every']
-    }
-    step: Any = make_step(run.method, run.optimizer, mesh, **pace)
+    step: Any = step_of(config, run, mesh)
     sizes = {'total_steps': run.total_steps, 'batch_size': batch_size}
     log = Log(workdir, start=start, begun=begun, **sizes)
     profile = Profile(workdir, *config['profile'])

@@ -27,7 +27,9 @@ def facts(request: dict) -> dict:
     run = train.describe(config, request['examples'], request['classes'])
     if run.extra:
         parallel.check_batch(run.extra, mesh)
-    state = parallel.placed(train.state_shapes(run, mesh), mesh)
+    shapes = train.state_shapes(run, mesh)
+    placed = lambda x, place: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=place)
+    state = jax.tree.map(placed, shapes, train.placements(shapes, mesh, config['sharded']))
     found: dict[str, Any] = {
         'devices': mesh.size,
         'hosts': len({device.process_index for device in devices}),
@@ -35,9 +37,7 @@ def facts(request: dict) -> dict:
         'whole_bytes': held(state, whole=True),
         'parameters': sorted({leaf.shape for leaf in jax.tree.leaves(state.params)}),
     }
-    pace = {'steps_per_epoch': run.steps_per_epoch, 'total_steps': run.total_steps}
-    pace |= {'seed': config['seed'], 'health_every': config['log_every']}
-    step = train.make_step(run.method, run.optimizer, mesh, **pace)
+    step = train.step_of(config, run, mesh)
     return found | compiled(step, (state, batch(run, config['batch_size'], mesh)), mesh)
 
 

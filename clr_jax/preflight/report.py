@@ -27,6 +27,7 @@ def report(facts: dict, request: dict, topology: Topology, about: dict) -> dict:
     memory = dict(facts['memory'])
     memory['total'] = sum(memory.values()) - 2 * memory['donated']
     said |= {'memory': memory, 'state': facts['state_bytes'], 'unread': facts.get('unread')}
+    said['sharded'] = request['config']['sharded']
     program = facts.get('program')
     if program:
         flops, moved = program['flops'], program['bytes']
@@ -57,7 +58,8 @@ def warnings(facts: dict, said: dict) -> list[str]:
         share = (
             f'{size(facts["whole_bytes"])}, {facts["whole_bytes"] / usable:.0%} of the usable HBM'
         )
-        found.append(f'every device holds the same state whole: {share}')
+        hint = '' if said['sharded'] else '; config.sharded=True puts most of it in parts'
+        found.append(f'every device holds the same state whole: {share}{hint}')
     lost = memory['outputs'] - memory['donated']
     if lost > max(0.01 * memory['outputs'], 2**20):
         found.append(

@@ -104,6 +104,15 @@ def test_the_real_step_of_a_config(libtpu):
         program.facts(asked | {'topology': 'v6e:8x8', 'slices': 1})
 
 
+def test_bytes_of_a_state_in_parts():
+    mesh = parallel.make_mesh()  # 8 devices
+    rows = jax.sharding.NamedSharding(mesh, jax.P(parallel.DATA))
+    places = {'queue': rows, 'weights': parallel.replicated(mesh)}
+    tree = {k: jax.ShapeDtypeStruct((64, 3), jnp.float32, sharding=p) for k, p in places.items()}
+    assert program.held(tree) == 64 * 3 * 4 + 8 * 3 * 4
+    assert program.held(tree, whole=True) == 64 * 3 * 4
+
+
 @pytest.mark.parametrize(
     ('message', 'needed', 'usable'),
     [

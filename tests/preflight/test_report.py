@@ -43,7 +43,7 @@ def said(of: dict, pod: str = 'v5e:8x8', slices: int = 1) -> dict:
     topology = topologies.parse(pod, slices)
     about = {'config': 'simclr', 'topology': topology.name, 'slices': slices, 'data': 'given'}
     about |= {'versions': {'libtpu': '1', 'jax': '2', 'clr_jax': '3'}, 'examples': 10, 'classes': 2}
-    return reports.report(of, {'config': {'batch_size': 4096}}, topology, about)
+    return reports.report(of, {'config': {'batch_size': 4096, 'sharded': False}}, topology, about)
 
 
 def test_sums_and_bounds():
@@ -81,7 +81,10 @@ LOGITS = HELD | {'shape': [128, 8192], 'bytes': 512 * MiB}
 @pytest.mark.parametrize(
     ('changes', 'words'),
     [
-        ({'whole_bytes': 8 * GiB}, 'every device holds the same state whole: 8.00 GiB, 51%'),
+        (
+            {'whole_bytes': 8 * GiB},
+            'every device holds the same state whole: 8.00 GiB, 51% of the usable HBM; config.sharded',
+        ),
         ({'collectives': [NARROW]}, 'gradients are summed over devices in bf16: 50 MiB'),
         ({'collectives': [NARROW | {'shapes': [[64, 64]]}]}, 'gradients are summed over devices'),
         ({'collectives': [NARROW | {'shapes': [[64], [4096, 2, 128]]}]}, ''),  # embeddings
