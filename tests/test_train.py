@@ -267,7 +267,8 @@ def test_a_refresh_has_the_features_of_all_examples_in_order(devices):
     """Of the weights as they are, once for each, also where the last batch is not full; what it
     returns lies where the step needs it."""
     seen: list = []
-    of = {'seed': 3, 'views': {'view': {}}, 'evaluation': {'size': 8, 'crop': 1.0}}
+    of = {'seed': 3, 'sharded': False, 'views': {'view': {}}}
+    of['evaluation'] = {'size': 8, 'crop': 1.0}
     data = subsets.subset(sources.load({'name': 'digits'}, 'train'), fraction=0.25)
     mesh, sgd = parallel.make_mesh(jax.devices()[:devices]), optax.sgd(0.0)
     run = train.Run(refreshing(seen), sgd, lambda step: 0.0, [], 4, 12)
