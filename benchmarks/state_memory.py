@@ -20,7 +20,7 @@ def main():
     """One row for each config."""
     import jax
 
-    from clr_jax import config, parallel, train
+    from clr_jax import config, parallel, placement, train
 
     chosen = sys.argv[1:] or sorted(map(str, (ROOT / 'configs').glob('*_imagenet.py')))
     print('| config | params | optimizer | state | tables |\n|---|---|---|---|---|')
@@ -32,7 +32,7 @@ def main():
         run = train.describe(c | {'probe': {'learning_rate': 0}}, examples, 1000)
         ts = train.state_shapes(run, parallel.make_mesh())
         fields = ts.state._asdict()
-        tables = size([fields[name] for name in parallel.TABLES if name in fields], jax)
+        tables = size([fields[name] for name in placement.TABLES if name in fields], jax)
         sizes = size(ts.params, jax), size(ts.opt, jax), size(ts.state, jax) - tables, tables
         print(f'| {Path(path).stem} | ' + ' | '.join(f'{s:.1f}' for s in sizes) + ' |')
 

@@ -197,12 +197,13 @@ class BatchNorm(nn.Module):
         else:
             number, held, axes = parallel.parts(rows, self.groups)
             y = x.astype(wide)
+            if held > 1:
+                share = jax.nn.one_hot(number, held, dtype=wide) * held / len(y)  # [n, groups here]
 
             def moment(y):  # -> [groups here, c]; no axes are merged: XLA is slow at that on a CPU
                 if held == 1:
                     return y.mean(tuple(range(y.ndim - 1)))[None]
                 each = y.mean(tuple(range(1, y.ndim - 1)))  # [n, c]
-                share = jax.nn.one_hot(number, held, dtype=wide) * held / len(y)  # [n, groups here]
                 return jnp.matmul(share.T, each, precision=lax.Precision.HIGHEST)
 
             # both in one all-reduce

@@ -136,10 +136,8 @@ def exchange(x, order):
     return jnp.asarray(gather(x))[order[positions(len(x))]]
 
 
-# Tables: rows that outlive the batch, the leaves of a method's state under one of these names. Every
-# shard has a table whole, or a `Part` of its rows.
+# Tables: rows that outlive the batch. Every shard has a table whole, or a `Part` of its rows.
 
-TABLES = ('queue', 'queues', 'memory')
 MULTIPLE = 1024  # of the rows of a table that is as long as the data
 
 
@@ -211,60 +209,6 @@ def enqueue(queue, cursor, values):
     return put(queue, place, values), (cursor + batch) % length
 
 
-# Where the leaves of a state lie.
-
-SMALL = 2**14  # numbers: a leaf of fewer is whole everywhere
-
-
-def is_table(path) -> bool:
-    """Whether the leaf at this path of a method's state is a table."""
-    return any(getattr(key, 'name', '') in TABLES for key in path)
-
-
-def specs(state, sharded: bool):
-    """What `shard` is told of a method's state, where tables come in parts if it is `sharded`."""
-    spec = lambda path, _: P(DATA) if sharded and is_table(path) else P()
-    return jax.tree.map_with_path(spec, state)
-
-
-def parted(state, sharded: bool):
-    """A shard's state as methods see it: tables that are shared are a `Part`."""
-    part = lambda path, x: Part(x) if sharded and is_table(path) else x
-    return jax.tree.map_with_path(part, state)
-
-
-def joined(state):
-    """A shard's state without `Part`s."""
-    is_part = lambda x: isinstance(x, Part)
-    return jax.tree.map(lambda x: x.rows if is_part(x) else x, state, is_leaf=is_part)
-
-
-def placements(tree, mesh: Mesh, sharded: bool):
-    """The sharding of each leaf of a pytree of shapes: replicated; or if it is `sharded`, split along
-    its longest axis that the devices divide, but for small leaves. Tables are split by rows.
-
-    Raises Problem for a table whose rows the devices do not divide.
-    """
-    names = tuple(axis for axis in DATA if mesh.shape[axis] > 1)  # as a compiled step returns them
-    data = names if len(names) > 1 else next(iter(names), None)
-
-    def one(path, x):
-        if sharded and is_table(path):
-            if len(x) % mesh.size:
-                name = jax.tree_util.keystr(path, simple=True, separator='/')
-                raise Problem(
-                    f'config.sharded: the {len(x)} rows of {name} do not divide over {mesh.size} devices'
-                )
-            return NamedSharding(mesh, P(data))
-        axes = [axis for axis, n in enumerate(x.shape) if n % mesh.size == 0]
-        if not (sharded and names and axes) or x.size < SMALL:
-            return replicated(mesh)
-        longest = max(axes, key=lambda axis: x.shape[axis])
-        return NamedSharding(mesh, P(*(None,) * longest, data))
-
-    return jax.tree.map_with_path(one, tree)
-
-
 def check_batch(batch_size: int, mesh: Mesh, bn_groups: int = 1):
     """Refuse a global batch that the devices or the groups cannot share evenly."""
     if bn_groups < 1:
@@ -300,21 +244,6 @@ def spread(batch, mesh: Mesh):
     data = NamedSharding(mesh, P(DATA))
     place = lambda x: jax.make_array_from_process_local_data(data, np.asarray(x))
     return jax.tree.map(place, batch)
-
-
-def everywhere(tree, shardings):
-    """Arrays that every process has with the same values -> each with its sharding."""
-
-    def one(x, sharding):
-        x = np.asarray(x)
-        return jax.make_array_from_callback(x.shape, sharding, lambda part: x[part])
-
-    return jax.tree.map(one, tree, shardings)
-
-
-def whole(tree, mesh: Mesh):
-    """Arrays that may lie in parts -> on every device whole."""
-    return jax.jit(lambda tree: tree, out_shardings=replicated(mesh))(tree)
 
 
 def each_process(values) -> np.ndarray:

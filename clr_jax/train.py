@@ -16,7 +16,7 @@ from jax.sharding import PartitionSpec as P
 
 import clr_jax
 from clr_jax import config as configs
-from clr_jax import networks, optimizers, parallel
+from clr_jax import networks, optimizers, parallel, placement
 from clr_jax import workdir as workdirs
 from clr_jax.checkpoint import Checkpoints, check_structure, shapes
 from clr_jax.data import damage, device_augment, index, pipeline, sources, subsets, text, views
@@ -58,12 +58,12 @@ def make_step(
     `method.update` after them on whole arrays. The gradient is exact for the global batch: the
     objective is the mean over shards, parameters are marked as varying in their own dtype, and
     their gradients are summed in it. Metrics are global; the health measures are computed at every
-    `health_every`-th step and the last, and NaN at others. sharded: of `placements`.
+    `health_every`-th step and the last, and NaN at others. sharded: of `placement.shardings`.
     """
 
     def gradient(step, key, params, state, batch):  # on this shard's rows
         now = make_time(step, steps_per_epoch, total_steps)
-        state = parallel.parted(state, sharded)
+        state = placement.parted(state, sharded)
 
         def objective(params):
             loss, aux = method.loss(params, state, batch, key=key, time=now)
@@ -75,11 +75,11 @@ def make_step(
         blank = jax.tree.map(lambda x: jnp.full_like(x, jnp.nan), jax.eval_shape(measured))
         unknown = lambda: parallel.vary(blank)
         metrics = {'loss': loss} | aux.metrics | jax.lax.cond(due, measured, unknown)
-        return parallel.reduce(grads), parallel.joined(aux.state), parallel.mean(metrics)
+        return parallel.reduce(grads), placement.joined(aux.state), parallel.mean(metrics)
 
     def step(ts, batch):
         key = jax.random.fold_in(jax.random.key(seed), ts.step)
-        specs = parallel.specs(ts.state, sharded)
+        specs = placement.specs(ts.state, sharded)
         takes, gives = (P(), P(), P(), specs, P(parallel.DATA)), (P(), specs, P())
         on_shards = parallel.shard(gradient, mesh, takes, gives)
         grads, state, metrics = on_shards(ts.step, key, ts.params, ts.state, batch)
@@ -88,7 +88,7 @@ def make_step(
         after = make_time(ts.step + 1, steps_per_epoch, total_steps)
         params, state = method.update(params, state, key=key, time=after)
         metrics |= {'gradient_norm': optax.tree.norm(grads)}
-        return place(TrainState(ts.step + 1, params, opt, state), mesh, sharded), metrics
+        return placement.place(TrainState(ts.step + 1, params, opt, state), mesh, sharded), metrics
 
     return jax.jit(step, donate_argnums=0)
 
@@ -101,23 +101,10 @@ def make_state(
     def init(key, pretrained):
         params, state = method.init(key, batch, pretrained)
         ts = TrainState(jnp.zeros((), jnp.int32), params, optimizer.init(params), state)
-        return place(ts, mesh, sharded)
+        return placement.place(ts, mesh, sharded)
 
     key = jax.random.fold_in(jax.random.key(seed), 2**31 - 1)  # apart from every step's key
     return jax.jit(init)(key, pretrained)
-
-
-def placements(ts: TrainState, mesh, sharded: bool) -> TrainState:
-    """The shardings of a TrainState: parameters whole on every device, and so is all else unless it is
-    `sharded`: then the optimizer's state and the method's are split over the devices (ZeRO-1;
-    Rajbhandari et al., 2020; arXiv:1910.02054), and with them averages of parameters and tables."""
-    whole = parallel.placements(ts.params, mesh, False)
-    return parallel.placements(ts, mesh, sharded)._replace(params=whole)
-
-
-def place(ts: TrainState, mesh, sharded: bool) -> TrainState:
-    """`ts` where it lies between steps; of a traced one."""
-    return jax.lax.with_sharding_constraint(ts, placements(ts, mesh, sharded))
 
 
 class Run(NamedTuple):
@@ -151,9 +138,8 @@ def describe(config: dict, examples: int, classes: int) -> Run:
         given['classes'] = teacher['classes']
     method = load('clr_jax.methods', config['method'], **given)
     name = config['method']['name']
-    if config['subset']['balance'] and 'examples' in needs(
-        named('clr_jax.methods', name, 'method')
-    ):
+    has_rows = 'examples' in needs(named('clr_jax.methods', name, 'method'))
+    if config['subset']['balance'] and has_rows:
         twice = 'an example may then come twice in a batch'
         raise Problem(f'config.subset.balance: {name} has one row for each example, and {twice}')
     make = lambda of, at: [views.make(of[name], f'config.{at}.{name}') for name in of]
@@ -368,10 +354,10 @@ def refresher(config: dict, run: Run, mesh, train: Source) -> Callable:
         say(f'epoch {int(time.epoch)}: features of {train.size} examples')
         found = extract(lambda batch: encode(ts.params, ts.state, batch), mesh, train, shown)
         own = jax.random.fold_in(key, int(time.epoch))
-        before = parallel.whole((ts.params, ts.state), mesh)
+        before = placement.whole((ts.params, ts.state), mesh)
         params, state = run.method.refresh(*before, found.h, key=own, time=time)
-        where = placements(ts, mesh, config['sharded'])
-        params, state = parallel.everywhere((params, state), (where.params, where.state))
+        where = placement.shardings(ts, mesh, config['sharded'])
+        params, state = placement.everywhere((params, state), (where.params, where.state))
         return ts._replace(params=params, state=state)
 
     return refresh

@@ -13,8 +13,9 @@ import jax
 import pytest
 
 from clr_jax import parallel, train
+from clr_jax.preflight import program
 from tests.conftest import ROOT, resolved
-from tests.steps import arguments, check_gradients_in_float32, kinds
+from tests.steps import check_gradients_in_float32, kinds
 
 CONFIGS = sorted(path.stem for path in (ROOT / 'configs').glob('*.py'))
 DEVICES = 64
@@ -30,17 +31,9 @@ def lower(name: str) -> str:
     number = math.gcd(DEVICES, c['batch_size'], run.extra)
     mesh = parallel.make_mesh(jax.devices()[:number], c['bn_groups'])
     parallel.check_batch(c['batch_size'], mesh, c['bn_groups'])
-    blank = train.blank_batch(run, 1)
-    ts = jax.eval_shape(lambda: train.make_state(run.method, run.optimizer, mesh, blank, seed=0))
-    sized = lambda tree, n: jax.tree.map(
-        lambda x: jax.ShapeDtypeStruct((n, *x.shape[1:]), x.dtype), tree
-    )
-    batch = sized(blank, c['batch_size'])
-    if run.extra:
-        batch |= sized({'unlabelled': blank['unlabelled']}, run.extra)
-    pace = {'steps_per_epoch': run.steps_per_epoch, 'total_steps': run.total_steps}
-    step = train.make_step(run.method, run.optimizer, mesh, seed=0, **pace)
-    traced = step.trace(*arguments(mesh, ts, batch))
+    ts = train.state_shapes(run, mesh)
+    batch = program.batch(run, c['batch_size'], mesh)
+    traced = train.step_of(c, run, mesh).trace(parallel.placed(ts, mesh), batch)
     after, metrics = traced.out_info
     assert kinds(after) == kinds(ts)
     probe = {'probe_top1'} if c['probe']['learning_rate'] else set()

@@ -38,8 +38,8 @@ def regression(protocol: Regression, train: Features, test: Features, targets, t
 def ridge(x, y, asked, penalties) -> list:
     """What the least squares of x w + offset = y, with each penalty on w, say of `asked`: [m, k] each.
 
-    x: [n, d]. Where d is larger, as it is of pixels, the equations are of the examples instead, which
-    takes no more memory than x does.
+    x: [n, d]. Where d is larger, as it is of pixels, the equations are of the examples instead, in
+    memory of the order of x, not of d^2.
     """
     middle, offset = x.mean(0), y.mean(0)
     x, y, asked = x - middle, y - offset, asked - middle

@@ -10,7 +10,7 @@ from typing import Any
 
 import jax
 
-from clr_jax import parallel, train
+from clr_jax import parallel, placement, train
 from clr_jax.entry import Problem
 from clr_jax.preflight import hlo, movement, topologies
 
@@ -29,7 +29,7 @@ def facts(request: dict) -> dict:
         parallel.check_batch(run.extra, mesh)
     shapes = train.state_shapes(run, mesh)
     placed = lambda x, place: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=place)
-    state = jax.tree.map(placed, shapes, train.placements(shapes, mesh, config['sharded']))
+    state = jax.tree.map(placed, shapes, placement.shardings(shapes, mesh, config['sharded']))
     found: dict[str, Any] = {
         'devices': mesh.size,
         'hosts': len({device.process_index for device in devices}),
