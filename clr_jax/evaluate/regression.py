@@ -45,7 +45,8 @@ def ridge(x, y, asked, penalties) -> list:
     x, y, asked = x - middle, y - offset, asked - middle
     n, d = x.shape
     if d <= n:
-        gram, right, by = product(x.T, x.T), product(x.T, y.T), asked.astype(np.float64)
+        features = x.T
+        gram, right, by = product(features, features), product(features, y.T), asked
     else:
         gram, right, by = product(x, x), y, product(asked, x)
     solve = lambda penalty: np.linalg.solve(gram + penalty * n * np.eye(len(gram)), right)
@@ -53,10 +54,13 @@ def ridge(x, y, asked, penalties) -> list:
 
 
 def product(a, b, columns: int = 1024) -> np.ndarray:
-    """a [n, d] times the transpose of b [m, d], its sums in float64: [n, m]."""
-    pieces = (slice(first, first + columns) for first in range(0, a.shape[1], columns))
-    each = (a[:, piece].astype(np.float64) @ b[:, piece].T for piece in pieces)
-    return sum(each, np.zeros((len(a), len(b))))
+    """a [n, d] times the transpose of b [m, d], in float64: [n, m]."""
+    total = np.zeros((len(a), len(b)))
+    for first in range(0, a.shape[1], columns):
+        left = a[:, first : first + columns].astype(np.float64)
+        # of an array with itself, BLAS computes one half
+        total += left @ (left if b is a else b[:, first : first + columns]).T
+    return total
 
 
 def explained(predicted, truth) -> np.ndarray:
