@@ -6,6 +6,7 @@ import sys
 import pytest
 from absl import flags
 
+import clr_jax.main  # noqa: F401 - defines the flags that all programs share, once in a process
 from clr_jax import entry
 from clr_jax.preflight import __main__ as preflight
 from tests.conftest import ROOT
@@ -17,7 +18,10 @@ DIGITS = f'--config={ROOT}/configs/simclr_digits.py:smoke'
 @pytest.fixture(scope='module', autouse=True)
 def defined():
     before = set(flags.FLAGS)
-    preflight.define_flags()
+    with pytest.MonkeyPatch.context() as patch:
+        for shared in ('define_config', 'define_flags'):
+            patch.setattr(entry, shared, lambda: None)
+        preflight.define_flags()
     yield
     for name in set(flags.FLAGS) - before:
         delattr(flags.FLAGS, name)
