@@ -81,12 +81,14 @@ def wordnet(split: str, *, path: str = '/usr/share/wordnet', test_fraction: floa
 def triples(
     split: str, *, path: str = '', test_path: str = '', test_fraction: float = 0.01
 ) -> Source:
-    """A CSV or TSV file with a header and two or three columns: an anchor, a positive, and a hard
-    negative (entailment and contradiction, as SimCSE makes them of NLI)."""
+    """A CSV file, or a TSV file (without quoting), with a header and two or three columns: an anchor, a
+    positive, and a hard negative (entailment and contradiction, as SimCSE makes them of NLI)."""
     file = test_path if test_path and split == 'test' else path
     text = '\n'.join(_lines(file))
-    tabs = file.endswith('.tsv')
-    rows = csv.reader(text.splitlines(), delimiter='\t' if tabs else ',')
+    if file.endswith('.tsv'):
+        rows = csv.reader(text.splitlines(), delimiter='\t', quoting=csv.QUOTE_NONE)
+    else:
+        rows = csv.reader(text.splitlines())
     _, *found = [row for row in rows if row]
     widths = {len(row) for row in found}
     if not widths <= {2, 3} or len(widths) != 1:

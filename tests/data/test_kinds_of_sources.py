@@ -151,6 +151,10 @@ def test_triples_are_rows(tmp_path):
     path.write_text('a,b\n1,2\n1,2,3\n')
     with pytest.raises(Problem, match='needs 2 or 3 throughout'):
         sentences.triples('train', path=str(path))
+    path = path.with_suffix('.tsv')
+    path.write_text('a\tb\n"An open quote\tis part of the text\ne\tf\n')
+    source = sentences.triples('train', path=str(path), test_path=str(path))
+    assert [x['text'].tolist()[0] for x in everything(source)] == [b'"An open quote', b'e']
 
 
 def test_docstrings_are_smoke_data_of_three_sentences():
