@@ -24,6 +24,8 @@ import importlib.util  # noqa: E402
 import jax  # noqa: E402
 import pytest  # noqa: E402
 
+from clr_jax.preflight import answers  # noqa: E402
+
 
 @pytest.fixture(autouse=True, scope='module')
 def programs():
@@ -38,6 +40,15 @@ def float64():
     """Everything in float64 inside the test: devices are compared there, where correct programs agree to 1e-12."""
     with jax.enable_x64(True):
         yield
+
+
+@pytest.fixture
+def libtpu(monkeypatch):
+    """The compiler for TPUs, in this process. It exists for Linux on x86-64, and is part of the
+    environment of development there."""
+    pytest.importorskip('libtpu')
+    for name, value in answers.QUIET.items():
+        monkeypatch.setenv(name, value)
 
 
 def config(name: str, variant: str = ''):

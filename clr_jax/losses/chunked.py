@@ -4,6 +4,7 @@ A shard's n rows meet the N columns of the batch in chunks, one block [n, chunk]
 backward pass computes each block again. Memory grows with n d + N d + n chunk, not with n N, for
 the time of at most one more product of the matrices. The sum of exponentials is that of Milakov &
 Gimelshein, 2018 (arXiv:1805.02867), which needs no second look. Gradients are in reverse mode only.
+On TPUs kernels do the same block by block in the chip (`pallas.py`), but for `logistic`.
 
 Rows come scaled: a temperature, or a learned scale, is a factor of theirs, with its gradient.
 """
@@ -16,20 +17,20 @@ from jax import lax
 from jax.nn import sigmoid, softplus  # -log sigmoid(-x)
 
 from clr_jax import parallel
+from clr_jax.losses import pallas
 
 WHOLE = 2**24  # similarities on a device, 64 MiB of float32, up to which the matrix is left whole
-CHUNK = 1024  # columns at a time beyond
 
 
 def size(rows: int, chunk: int | None) -> int | None:
     """The columns that this shard's `rows` take at a time, or None for the whole matrix.
 
-    chunk: what was asked for; None leaves it to the size of the matrix, and as many columns as the
-    global batch has rows are the whole.
+    chunk: what was asked for; None is as many, a multiple of 128, as WHOLE allows. As many columns as
+    the global batch has rows are the whole.
     """
     columns = rows * parallel.size()
     if chunk is None:
-        chunk = columns if rows * columns <= WHOLE else CHUNK
+        chunk = columns if rows * columns <= WHOLE else max(WHOLE // rows // 128, 1) * 128
     if chunk < 1:
         raise ValueError(f'chunk={chunk}: a number of columns, at least 1, or None')
     return chunk if chunk < columns else None
@@ -40,7 +41,7 @@ def others(z, group, chunk):
     """Every row against all other rows of the global batch: z [n, d], group [n] -> three of [n].
 
     With s_ij = z_i . z_j: the log of the sum of exp(s_ij) over the N - 1 others; the sum of s_ij
-    over those of the row's own group; and their number.
+    over those of the row's own group; and their number. Without groups (None) the last two are None.
 
     s is symmetric, so a row's gradient as a column needs of the other shards no more than a few
     numbers a row: from a_i and b_i, the gradients in the two sums of row i,
@@ -50,39 +51,55 @@ def others(z, group, chunk):
 
 
 def _others(z, group, chunk):
-    everything = parallel.gather(z), parallel.gather(group)  # [N, d], [N]
+    everything = jax.tree.map(parallel.gather, (z, group))  # [N, d], [N]
     empty = jnp.zeros(len(z), z.dtype)
 
     def block(sums, columns):
         similarity, itself, positive = _meet(z, group, columns)
-        lse, similar, number = sums
+        lse, more = sums
         lse = _add(lse, jnp.where(itself, -jnp.inf, similarity))
-        similar += jnp.where(positive, similarity, 0).sum(1)
-        return (lse, similar, number + positive.sum(1)), None
+        if more:
+            similar = jnp.where(positive, similarity, 0).sum(1)
+            more = more[0] + similar, more[1] + positive.sum(1)
+        return (lse, more), None
 
-    sums, _ = _scan(block, (_nothing(z), empty, empty), _numbered(*everything), chunk)
-    lse, similar, number = sums
-    lse = _log(lse)
-    return (lse, similar, number), (z, group, everything, lse)
+    def in_chunks():
+        start = _nothing(z), () if group is None else (empty, empty)
+        (lse, more), _ = _scan(block, start, _numbered(*everything), chunk)
+        return _log(lse), *(more or (None, None))
+
+    groups = None if group is None else (group, everything[1])
+    kernel = lambda: pallas.sums(z, everything[0], parallel.positions(len(z))[0], groups)
+    sums = _on_tpu(pallas.fits(z, everything[0]), kernel, in_chunks)
+    return sums, (z, group, everything, sums[0])
 
 
 def _others_gradient(chunk, saved, slopes):
     z, group, everything, lse = saved
     of_lse, of_similar, _ = slopes  # [n] each
-    of_rows = parallel.gather(jnp.stack([lse, of_lse, of_similar], 1))  # [N, 3]
+    known = (lse, of_lse) if group is None else (lse, of_lse, of_similar)
+    of_rows = parallel.gather(jnp.stack(known, 1))  # [N, 2 or 3]
 
     def block(grad, columns):
         columns, of_columns = columns
-        their_lse, of_their_lse, of_their_similar = of_columns.T
+        their_lse, of_their_lse, *of_their_similar = of_columns.T
         similarity, itself, positive = _meet(z, group, columns)
         similarity = jnp.where(itself, -jnp.inf, similarity)
         slope = of_lse[:, None] * jnp.exp(similarity - lse[:, None])  # [n, chunk]
         slope += of_their_lse * jnp.exp(similarity - their_lse)
-        slope += jnp.where(positive, of_similar[:, None] + of_their_similar, 0)
+        if group is not None:
+            slope += jnp.where(positive, of_similar[:, None] + of_their_similar[0], 0)
         return grad + slope @ columns[0], None
 
-    grad, _ = _scan(block, jnp.zeros_like(z), (_numbered(*everything), of_rows), chunk)
-    return grad, None
+    def in_chunks():
+        return _scan(block, jnp.zeros_like(z), (_numbered(*everything), of_rows), chunk)[0]
+
+    def kernel():
+        ours = pallas.Terms(*known)._replace(group=group)
+        theirs = pallas.Terms(*of_rows.T)._replace(group=everything[1])
+        return pallas.slopes(z, everything[0], ours, theirs, parallel.positions(len(z))[0])
+
+    return _on_tpu(pallas.fits(z, everything[0]), kernel, in_chunks), None
 
 
 others.defvjp(_others, _others_gradient)
@@ -100,7 +117,8 @@ def _log_sum_exp(rows, keys, chunk):
 
 def _log_sum_exp_forward(rows, keys, chunk):
     block = lambda lse, keys: (_add(lse, rows @ keys.T), None)
-    lse = _log(_scan(block, _nothing(rows), keys, chunk)[0])
+    in_chunks = lambda: _log(_scan(block, _nothing(rows), keys, chunk)[0])
+    lse = _on_tpu(pallas.fits(rows, keys), lambda: pallas.sums(rows, keys)[0], in_chunks)
     return lse, (rows, keys, lse)
 
 
@@ -111,7 +129,13 @@ def _log_sum_exp_gradient(chunk, saved, of_lse):
         slope = of_lse[:, None] * jnp.exp(rows @ keys.T - lse[:, None])  # [n, chunk]
         return grad + slope @ keys, slope.T @ rows
 
-    return _scan(block, jnp.zeros_like(rows), keys, chunk)
+    def kernels():
+        ours, nothing = pallas.Terms(lse, of_lse), pallas.Terms()
+        of_rows = pallas.slopes(rows, keys, ours, nothing)
+        return of_rows, pallas.slopes(keys, rows, nothing, ours)
+
+    in_chunks = lambda: _scan(block, jnp.zeros_like(rows), keys, chunk)
+    return _on_tpu(pallas.fits(rows, keys) and pallas.fits(keys, rows), kernels, in_chunks)
 
 
 _log_sum_exp.defvjp(_log_sum_exp_forward, _log_sum_exp_gradient)
@@ -168,6 +192,11 @@ def _scan(block, carry, columns, chunk):
     return carry, out
 
 
+def _on_tpu(fits, kernel, default):
+    """kernel() if it fits and the program is for TPUs, else default()."""
+    return lax.platform_dependent(tpu=kernel, default=default) if fits else default()
+
+
 def _numbered(*columns):
     """Arrays of columns [N, ...], and the columns' numbers in the global batch [N]."""
     return *columns, jnp.arange(len(columns[0]))
@@ -182,7 +211,8 @@ def _meet(z, group, columns):
     """-> [n, chunk]: similarities, where a row meets itself, and where another of its group."""
     keys, groups, numbers = columns
     itself = _itself(z, numbers)
-    return z @ keys.T, itself, (group[:, None] == groups) & ~itself
+    positive = None if group is None else (group[:, None] == groups) & ~itself
+    return z @ keys.T, itself, positive
 
 
 def _signed(rows, bias, columns):

@@ -12,8 +12,8 @@ are above 0.
 
 A shard compares its rows with those of the global batch in a matrix. Losses with a `chunk` take that
 many of its columns at a time, with the same result and gradient, in memory that does not grow with
-its size (`losses/chunked.py`). chunk=None is the whole matrix up to 2^24 entries on a device and
-1024 columns at a time beyond.
+its size (`losses/chunked.py`). chunk=None is the whole matrix up to 2^24 entries on a device, and
+so many at a time beyond.
 """
 
 import jax
@@ -44,9 +44,10 @@ def nt_xent(z, temperature=0.1, *, normalized=True, constant='paper', negatives=
     1.9459, log 7 is 1.9459
     """
     if columns := chunked.size(2 * len(z), chunk):
-        rows = _two_views(z, normalized).reshape(-1, z.shape[-1])  # [2b, d]
-        example = parallel.positions(len(rows)) // 2  # [2b]
-        lse, positive, _ = chunked.others(rows / temperature**0.5, example, columns)  # [2b] each
+        views = _two_views(z, normalized)
+        rows = views.reshape(-1, z.shape[-1])  # [2b, d]
+        lse, *_ = chunked.others(rows / temperature**0.5, None, columns)  # [2b]
+        positive = (rows * views[:, ::-1].reshape(rows.shape)).sum(1) / temperature
         if negatives is not None:
             further = parallel.score(negatives, rows) / temperature  # [2b, K]
             lse = jnp.logaddexp(lse, jax.nn.logsumexp(further, 1))
