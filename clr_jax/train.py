@@ -213,26 +213,16 @@ def _fit(config, workdir, enter):
     begun, watchdog = time.perf_counter(), Watchdog(config['stuck_after'], 'config.stuck_after')
     enter(watchdog)
     preempted = enter(preemption())
-    config = with_teacher(config, workdir)
+    config = with_schedules(with_teacher(config, workdir))
     workdirs.check(workdir, config)
-    mesh = parallel.make_mesh(groups=config['bn_groups'])
-    batch_size = config['batch_size']
-    parallel.check_batch(batch_size, mesh, config['bn_groups'])
-    check_keywords(subsets.subset, config['subset'], 'config.subset')
-    whole = sources.load(config['data'], 'train')
-    whole = whole._replace(tokenizer=text.tokenizer(config, workdir, whole))
-    train = subsets.subset(whole, **config['subset'])
-    run = describe(config, train.size, train.classes or 0)
-    judge = online_judge(config, run.method, mesh, train) if train.classes else None
+    mesh, whole, train, run = prepare(config, workdir)
+    batch_size, judge = config['batch_size'], None
+    if train.classes:
+        judge = online_judge(config, run.method, mesh, train, sources.load(config['data'], 'test'))
     refresh = refresher(config, run, mesh, train) if run.method.refresh else None
-    versions = f'{clr_jax.__version__}, jax {jax.__version__}, numpy {np.__version__}'
-    said = json.dumps(config, sort_keys=True)
-    parallel.agree({'config': said, 'installation': versions, 'data set': train.fingerprint})
     saved_steps = Checkpoints(workdir, read_only=True).steps()
     ours = enter(workdirs.occupied(workdir, max(saved_steps, default=0)))
-    other = None if saved_steps else others(config, run, mesh)
-    begin = {'seed': config['seed'], 'pretrained': other, 'sharded': config['sharded']}
-    ts = make_state(run.method, run.optimizer, mesh, blank_batch(run, 2), **begin)
+    ts = state_of(config, run, mesh, new=not saved_steps)
     workdirs.claim(workdir, config, train.tokenizer)
     checkpoints = Checkpoints(workdir, config['keep'])
     data = {'classes': train.classes or 0, 'examples': train.size, 'content': train.fingerprint}
@@ -252,8 +242,6 @@ def _fit(config, workdir, enter):
         f'{run.total_steps} steps of {batch_size} on {mesh.size} {jax.default_backend()} devices '
         f'of {jax.process_count()} processes'
     )
-    if run.extra:
-        parallel.check_batch(run.extra, mesh)
     stream = batches(run, config, mesh, train, whole, start)
     previous = None
     for number in range(start + 1, run.total_steps + 1):
@@ -311,6 +299,31 @@ def _fit(config, workdir, enter):
     say(f'done: {workdir}')
 
 
+def prepare(config: dict, workdir) -> tuple[Any, Source, Source, Run]:
+    """-> the mesh, all training examples, those of config.subset, and the run that a complete config
+    describes with these; all processes have found the same."""
+    mesh = parallel.make_mesh(groups=config['bn_groups'])
+    parallel.check_batch(config['batch_size'], mesh, config['bn_groups'])
+    check_keywords(subsets.subset, config['subset'], 'config.subset')
+    whole = sources.load(config['data'], 'train')
+    whole = whole._replace(tokenizer=text.tokenizer(config, workdir, whole))
+    train = subsets.subset(whole, **config['subset'])
+    run = describe(config, train.size, train.classes or 0)
+    if run.extra:
+        parallel.check_batch(run.extra, mesh)
+    versions = f'{clr_jax.__version__}, jax {jax.__version__}, numpy {np.__version__}'
+    said = json.dumps(config, sort_keys=True)
+    parallel.agree({'config': said, 'installation': versions, 'data set': train.fingerprint})
+    return mesh, whole, train, run
+
+
+def state_of(config: dict, run: Run, mesh, new: bool) -> TrainState:
+    """The state before a config's first step, or, if not `new`, one of its shape to restore into."""
+    other = others(config, run, mesh) if new else None
+    begin = {'seed': config['seed'], 'pretrained': other, 'sharded': config['sharded']}
+    return make_state(run.method, run.optimizer, mesh, blank_batch(run, 2), **begin)
+
+
 def compiled(step: jax.stages.Wrapped, ts: TrainState, batch) -> Callable:
     """`step` compiled for these arguments, once all processes are found to have the same program."""
     lowered = step.lower(ts, batch)
@@ -319,11 +332,11 @@ def compiled(step: jax.stages.Wrapped, ts: TrainState, batch) -> Callable:
     return lowered.compile()
 
 
-def online_judge(config: dict, method: Method, mesh, train: Source) -> Callable:
+def online_judge(config: dict, method: Method, mesh, train: Source, test: Source) -> Callable:
     """-> judge(params, state): on the first examples of a fixed order of each split, {'test_top1'} of
     a method that classifies, of any other {'knn_top1'}, by nearest neighbours."""
     run, evaluation = forward(method.features, mesh), config['evaluation']
-    test = sources.load(config['data'], 'test')._replace(tokenizer=train.tokenizer)
+    test = test._replace(tokenizer=train.tokenizer)
 
     def pick(source, n):
         return index.permutation(np.arange(min(n, source.size)), source.size, index.key(0))
@@ -398,6 +411,14 @@ def with_teacher(config: dict, workdir) -> dict:
         about |= Checkpoints(teacher['workdir'], read_only=True).data()
     kept = {name: about[name] for name in ('run', 'examples', 'classes')}
     return config | {'teacher': teacher | kept}
+
+
+def with_schedules(config: dict) -> dict:
+    """`config` with the schedules of policies of which its views name a file: with the saved config,
+    the run is whole without it."""
+    of = lambda groups: {name: views.whole(section) for name, section in groups.items()}
+    unlabelled = config['unlabelled'] | {'views': of(config['unlabelled']['views'])}
+    return config | {'views': of(config['views']), 'unlabelled': unlabelled}
 
 
 def others(config: dict, run: Run, mesh):

@@ -33,7 +33,7 @@ def check(workdir, config: dict):
         found = configs.differences(configs.saved(workdir), config)
         changed = [difference for difference in found if not difference.startswith(FREE)]
         if changed:
-            these = '; '.join(changed[:3])
+            these = '; '.join(difference[:200] for difference in changed[:3])
             raise Problem(
                 f'{workdir} holds a run of another config ({these}): use another --workdir'
             )

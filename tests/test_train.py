@@ -306,8 +306,8 @@ def test_a_refresh_has_the_features_of_all_examples_in_order(devices):
 def test_a_classifier_is_judged_by_its_own_answers(classifies):
     """Those of every fourth example are right; of any other method, by its neighbours."""
     section = {'size': 8, 'crop': 1.0, 'train_examples': 40, 'test_examples': 101}
-    of = {'data': {'name': 'digits'}, 'views': {'view': {}}, 'evaluation': section}
-    test = sources.load(of['data'], 'test')
+    of = {'views': {'view': {}}, 'evaluation': section}
+    data, test = (sources.load({'name': 'digits'}, split) for split in ('train', 'test'))
 
     def features(params, state, batch):
         answer = (batch['label'] + jnp.where(batch['index'] % 4 == 0, 0, 1)) % 10
@@ -315,8 +315,7 @@ def test_a_classifier_is_judged_by_its_own_answers(classifies):
         return known | ({'logits': jax.nn.one_hot(answer, 10)} if classifies else {})
 
     method = regression()._replace(features=features)
-    data = sources.load(of['data'], 'train')
-    found = train.online_judge(of, method, parallel.make_mesh(), data)({}, {})
+    found = train.online_judge(of, method, parallel.make_mesh(), data, test)({}, {})
     chosen = index.permutation(np.arange(101), test.size, index.key(0))
     if classifies:
         assert found == {'test_top1': pytest.approx(np.mean(chosen % 4 == 0))}

@@ -4,18 +4,18 @@ arXiv:2002.05709), in one of two flavours.
 """
 
 import math
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
-from clr_jax.data import flavours, index, policies
+from clr_jax.data import flavours, index, policies, population
 from clr_jax.data.graph import tensorflow
 from clr_jax.entry import CONFIG, Problem, nearest
 
 DRAWS = (
     *('crop', 'rotate', 'flip', 'jitter', 'order', 'brightness', 'contrast', 'saturation'),
     *('hue', 'grayscale', 'blur', 'sigma', 'solarize'),
-    *('policy', 'applied', 'argument', 'centre', 'cutout'),
+    *('policy', 'count', 'applied', 'argument', 'centre', 'cutout'),
 )
 METHODS = ('bilinear', 'bicubic', 'area', 'nearest')
 
@@ -36,9 +36,11 @@ class View(NamedTuple):
     interpolation: str = 'bicubic'  # without antialiasing, or in the flavour torch with it
     rotate: float = 0.0  # probability of a turn by 90, 180 or 270 degrees
     flip: float = 0.5  # probability
-    policy: str = ''  # of augmentation, one of policies.POLICIES; '': none
+    policy: str = ''  # of augmentation, one of policies.POLICIES, or 'pba'; '': none
     policy_operations: int = 2  # of randaugment, one after the other
     policy_magnitude: float = 10.0  # of randaugment, a level of 0 to 30
+    schedule: Any = ''  # of pba: a file, or what it holds (`population`)
+    schedule_epochs: int = 0  # over which that is spread; 0: as many as it has
     cutout: int = 0  # pixels per side of a square made grey, around any pixel; 0: none
     jitter: float = 0.8  # probability of the four below, in random order
     brightness: float = 0.8  # factor in [1 - d, 1 + d]
@@ -79,6 +81,7 @@ def check(view: View) -> View:
         'a number above 0': (('copies', 'size', 'policy_operations'), 1, np.inf),
         'a level, in [0, 30]': (('policy_magnitude',), 0, 30),
         'in pixels, at least 0': (('cutout', 'kernel'), 0, np.inf),
+        'in epochs, at least 0': (('schedule_epochs',), 0, np.inf),
     }
     for what, (names, low, high) in numbers.items():
         for name in names:
@@ -93,10 +96,14 @@ def check(view: View) -> View:
     methods = METHODS[:2] if view.flavour == 'torch' else METHODS
     words: list[tuple] = [(view.flavour, flavours.FLAVOURS), (view.interpolation, methods)]
     words += [(name, DRAWS) for name in view.shared]
-    words += [(view.policy, tuple(policies.POLICIES))] if view.policy else []
+    words += [(view.policy, (*policies.POLICIES, 'pba'))] if view.policy else []
     for word, known in words:
         if word not in known:
             raise Problem(f'"{word}" in the settings of a view: {nearest(word, known)}', CONFIG)
+    if bool(view.schedule) != (view.policy == 'pba'):
+        raise Problem("policy='pba' of a view and a schedule: set both, or neither", CONFIG)
+    if view.schedule:
+        population.check(view.schedule, 'the schedule of a view')
     return view
 
 
@@ -118,7 +125,16 @@ def radius(view: View) -> int:
 
 
 def policy(view: View) -> policies.Policy:
+    if view.policy == 'pba':
+        return population.policy(view.schedule)
     return policies.policy(view.policy, view.policy_operations, view.policy_magnitude)
+
+
+def at(view: View, epoch: int) -> View:
+    """The view as it is in an epoch: of a schedule of policies it has that epoch's."""
+    if not view.schedule:
+        return view
+    return view._replace(schedule=population.at(view.schedule, epoch, view.schedule_epochs))
 
 
 def sample(view: View, keys, number: int) -> dict:
@@ -146,7 +162,8 @@ def sample(view: View, keys, number: int) -> dict:
     if view.flip:
         result['flip'] = draw('flip') < view.flip
     if view.policy:
-        result |= policies.sample(policy(view), view.size, draw)
+        kind = population if view.policy == 'pba' else policies
+        result |= kind.sample(policy(view), view.size, draw)
     if view.cutout:
         result['cutout'] = np.floor(draw('cutout', 2) * view.size).astype(np.int32)  # [b, 2]
     if colours := strengths(view):

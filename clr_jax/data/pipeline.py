@@ -40,7 +40,8 @@ def train_batches(
     def plan(step):
         epoch, position = divmod(step, steps)
         indices, keys = ordered(source, seed, epoch, position * batch_size + place)
-        drawn = tuple(views.of(v).sample(v, keys, k) for k, v in enumerate(each))
+        now = [views.at(view, epoch) for view in each]
+        drawn = tuple(views.of(v).sample(v, keys, k) for k, v in enumerate(now))
         if canvas is None:
             return indices, drawn
         host, device = zip(*map(device_augment.split, each, drawn), strict=True)

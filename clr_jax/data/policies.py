@@ -13,9 +13,10 @@ mean in the end; Contrast is around the picture's mean brightness, which the TPU
 Translations and Cutout are the published pixels at the size they were published for, and scale with
 the view.
 
+Schedules of policies (PBA) are in `population.py`.
+
 Not offered: the 95 sub-policies of AutoAugment's code for CIFAR-10 and its longer list for SVHN (here:
-the 25 of the paper, each), the policies found on COCO, population-based augmentation (PBA), random
-magnitudes (timm's `mstd`).
+the 25 of the paper, each), the policies found on COCO, random magnitudes (timm's `mstd`).
 """
 
 from functools import cache, partial
@@ -238,34 +239,41 @@ def sample(policy: Policy, size: int, draw) -> dict:
     policy: the number of the operation. applied: whether it is. argument: signed, in its own units.
     centre: of Cutout, in pixels.
     """
-    numbers = used(policy)
-    # a table [choices, operations of each], of (number, probability, argument, signed)
-    table = np.array(
-        [
-            [
-                (
-                    1 + numbers.index(name),
-                    probability,
-                    argument(name, level, policy.levels, size),
-                    name in SIGNED,
-                )
-                for name, probability, level in choice
-            ]
-            for choice in policy.choices
-        ]
-    )
-    slots = policy.draws * table.shape[1]
-    which = np.floor(draw('policy', policy.draws) * len(table)).astype(int)  # [b, draws]
-    number, probability, size_of, signed = np.moveaxis(table[which].reshape(-1, slots, 4), 2, 0)
+    choices = table(policy, size)
+    slots = policy.draws * choices.shape[1]
+    which = np.floor(draw('policy', policy.draws) * len(choices)).astype(int)  # [b, draws]
+    number, probability, size_of, signed = np.moveaxis(choices[which].reshape(-1, slots, 4), 2, 0)
     result = {'policy': number.astype(np.int32)}  # [b, slots]
-    if (table[..., 1] < 1).any():
+    if (choices[..., 1] < 1).any():
         result['applied'] = draw('applied', slots) < probability
-    sign = np.where((signed > 0) & (draw('argument', slots) < 0.5), -1, 1)
-    result['argument'] = (sign * size_of).astype(np.float32)
-    if 'Cutout' in numbers:
-        centre = np.floor(draw('centre', 2 * slots) * size).astype(np.int32)
-        result['centre'] = centre.reshape(-1, slots, 2)
+    result['argument'] = directed(size_of, signed, draw)
+    if 'Cutout' in used(policy):
+        result['centre'] = centres(slots, size, draw)
     return result
+
+
+def table(policy: Policy, size: int) -> np.ndarray:
+    """[choices, operations of each, 4]: number, probability, argument, and whether that goes either
+    way."""
+    numbers = used(policy)
+    row = lambda name, probability, level: (
+        1 + numbers.index(name),
+        probability,
+        argument(name, level, policy.levels, size),
+        name in SIGNED,
+    )
+    return np.array([[row(*each) for each in choice] for choice in policy.choices])
+
+
+def directed(size_of, signed, draw):
+    """Arguments [b, slots] float32 with a sign, where they have one."""
+    sign = np.where((signed > 0) & (draw('argument', size_of.shape[1]) < 0.5), -1, 1)
+    return (sign * size_of).astype(np.float32)
+
+
+def centres(slots: int, size: int, draw):
+    """Of Cutout, [b, slots, 2] int32."""
+    return np.floor(draw('centre', 2 * slots) * size).astype(np.int32).reshape(-1, slots, 2)
 
 
 def apply(policy: Policy, image, parameters: dict):

@@ -62,22 +62,37 @@ def subset(
             source, fraction=fraction, per_class=per_class, list=list, seed=seed, repeat=repeat
         )
         return part._replace(order=balanced(part.labels(), balance))
+    if fraction == 1 and not per_class and not list and repeat == 1:
+        return source
+    chosen = _chosen(source, fraction, per_class, list, seed)
+    return _only(source, np.repeat(np.sort(chosen), repeat))
+
+
+def rest(source: Source, *, fraction, per_class, list, seed, **_) -> Source:
+    """The examples that `subset` with the same settings leaves out, in their order."""
+    chosen = _chosen(source, fraction, per_class, list, seed)
+    return _only(source, np.setdiff1d(np.arange(source.size), chosen))
+
+
+def _chosen(source: Source, fraction, per_class, list, seed):
+    """The numbers of the examples that `subset` takes, in any order."""
     if list:
-        chosen = _listed(source, list)
-    elif per_class:
+        return _listed(source, list)
+    if per_class:
         if not source.classes:
             raise Problem(f'config.subset.per_class: {source.name} has no labels', CONFIG)
-        chosen = draw(source.labels(), seed, per_class=per_class, where='config.subset.per_class')
-    elif fraction < 1:
-        chosen = draw(source.labels(), seed, count=math.floor(fraction * source.size + 0.5))
-        if not len(chosen):
-            few = f'{source.name} has {source.size} examples'
-            raise Problem(f'config.subset.fraction={fraction} is too small: {few}', CONFIG)
-    elif repeat > 1:
-        chosen = np.arange(source.size)
-    else:
-        return source
-    chosen = np.repeat(np.sort(chosen), repeat)
+        return draw(source.labels(), seed, per_class=per_class, where='config.subset.per_class')
+    if fraction == 1:
+        return np.arange(source.size)
+    chosen = draw(source.labels(), seed, count=math.floor(fraction * source.size + 0.5))
+    if not len(chosen):
+        few = f'{source.name} has {source.size} examples'
+        raise Problem(f'config.subset.fraction={fraction} is too small: {few}', CONFIG)
+    return chosen
+
+
+def _only(source: Source, chosen) -> Source:
+    """The examples of `source` with these numbers, in this order."""
     numbers = tensorflow().constant(chosen, 'int64')
     names, targets = source.names, source.targets
     return source._replace(

@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from clr_jax.data import augment, frames, recording, text
+from clr_jax.data import augment, frames, population, recording, text
 from clr_jax.entry import known
 
 KINDS: dict[str, tuple[ModuleType, Any]] = {
@@ -31,9 +31,16 @@ def settings(section) -> Any:
     return KINDS[name][1]
 
 
+def whole(section: dict) -> dict:
+    """A section of config.views with its schedule of policies, where it names a file of one."""
+    path = section.get('schedule')
+    read = {'schedule': population.read(path)} if path and isinstance(path, str) else {}
+    return section | read
+
+
 def make(section: dict, where: str):
     """The settings that a section of config.views describes, checked."""
-    fields = {key: value for key, value in section.items() if key != 'name'}
+    fields = {key: value for key, value in whole(section).items() if key != 'name'}
     kind = settings(section)
     known(fields, kind._fields, where)
     view = kind(**fields)
@@ -44,6 +51,11 @@ def make(section: dict, where: str):
 def of(view) -> ModuleType:
     """The module of a view's kind."""
     return next(module for module, kind in KINDS.values() if isinstance(view, kind))
+
+
+def at(view, epoch: int):
+    """The view as it is in an epoch."""
+    return augment.at(view, epoch) if isinstance(view, augment.View) else view
 
 
 def evaluated(config: dict) -> list:
