@@ -65,7 +65,8 @@ def search(config: dict, workdir: str, *, trials: int, interval: int) -> str:
         step = train.step_of(config, run, mesh)
         judge = train.online_judge(config, run.method, mesh, few, rest)
         common = Search(config, run, mesh, whole, few, begin, step, judge, watchdog.beat)
-        counts = f'{run.total_steps} steps of {config["batch_size"]}, validated on {rest.size}'
+        judged = min(rest.size, config['evaluation']['test_examples'])
+        counts = f'{run.total_steps} steps of {config["batch_size"]}, validated on {judged}'
         say(f'{trials} trials on {few.name}: {few.size} examples, {counts}')
         lineages = rounds(common, [Checkpoints(f, keep=2) for f in folders], interval, ours)
         best = max(lineages, key=lambda lineage: lineage[-1]['score'])

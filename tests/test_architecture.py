@@ -84,6 +84,7 @@ def test_methods_import_no_method_and_flags_stay_in_entry_points():
             'pictures.py',
             'preview.py',
             'bucket.py',
+            'pba.py',
         )
         if path.name not in entry_points:
             assert not [
