@@ -5,8 +5,8 @@
 Searches a schedule by `python -m clr_jax.pba --config=configs/pba_cifar10_small.py`, which validates on 2,000
 training images without a part in the training. Then trains that config for each seed with crops and flips
 alone, with RandAugment as the library has it by default, and with the schedule, and prints the accuracy on
-all test images as a Markdown table. What is done is kept in --out. --trials, --interval and --epochs make
-it shorter.
+all test images as a Markdown table. No square is cut out after any of them. What is done is kept in --out.
+--trials, --interval and --epochs make it shorter.
 """
 
 import argparse
@@ -29,7 +29,7 @@ def main():
     parser.add_argument('--seeds', type=int, default=3)
     parser.add_argument('--trials', type=int, default=8, help='of the search')
     parser.add_argument('--interval', type=int, default=2, help='its epochs between selections')
-    parser.add_argument('--epochs', type=float, default=24.0, help='of every training')
+    parser.add_argument('--epochs', type=float, default=16.0, help='of every training')
     parser.add_argument('--out', default='runs/learned_augmentation')
     options = parser.parse_args()
     os.environ.setdefault('JAX_PLATFORMS', 'cpu')

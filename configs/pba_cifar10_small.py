@@ -14,7 +14,7 @@ from clr_jax.config import default, finish
 
 def get_config(variant=''):
     config = default()
-    config.batch_size, config.epochs = 64, 24.0
+    config.batch_size, config.epochs = 64, 16.0
     config.data = {'name': 'tfds', 'dataset': 'cifar10', 'train': 'train', 'test': 'test'}
     config.subset.per_class = 400
     config.views.view = {

@@ -3,7 +3,8 @@ some epochs, and the steps by which a population of them is searched (`clr_jax.p
 
 A policy is two copies of fifteen operations, each with a probability and a level. For an image none, one
 or two operations are wanted, with probabilities of 0.2, 0.3 and 0.5; the thirty are gone through in a
-random order, and each is applied with its own probability, until so many have been.
+random order, and each is applied with its own probability, until so many have been. In the paper Cutout
+follows: `View.cutout`.
 
 A schedule is a list of phases [epochs, policy]; a policy is a list of thirty [operation, probability in
 [0, 1], level in [0, 10]]. As JSON it is a file. Levels mean what `policies.CIFAR` says.
