@@ -209,8 +209,9 @@ class BatchNorm(nn.Module):
             # both in one all-reduce
             mu, power = parallel.mean((moment(y), moment(jnp.square(y))), axes)
             sigma2 = jnp.maximum(power - jnp.square(mu), 0)
+            others = tuple(axis for axis in parallel.DATA if axis not in axes)
             for running, new in ((mean, mu), (var, sigma2)):
-                fresh = parallel.mean(lax.stop_gradient(new).mean(0))
+                fresh = parallel.mean(lax.stop_gradient(new).mean(0), others)
                 running.value = self.momentum * running.value + (1 - self.momentum) * fresh
             if held > 1:
                 mu, sigma2 = mu[number], sigma2[number]  # [n, c]
