@@ -63,6 +63,8 @@ def default() -> ConfigDict:
     config.keep = 3  # checkpoints
     # seconds without a step, an evaluation or a checkpoint after which a process ends itself; 0: never
     config.stuck_after = 1800.0
+    # of XLA for the step, 'name=value,name=value': what its compiler for these devices knows
+    config.compiler_options = ''
     config.profile = (0, 0)  # first and last step of a trace in <workdir>/profile; 0: none
     return config
 

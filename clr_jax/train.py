@@ -2,6 +2,7 @@
 
 import json
 import math
+import re
 import time
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
@@ -255,7 +256,7 @@ def _fit(config, workdir, enter):
         profile.before(number)
         if previous is None:
             with log.pause():
-                step = compiled(step, ts, batch)
+                step = compiled(step, ts, batch, config['compiler_options'])
         ts, metrics = step(ts, batch)
         if previous is not None:
             jax.block_until_ready(previous)  # at most two steps in flight
@@ -324,12 +325,30 @@ def state_of(config: dict, run: Run, mesh, new: bool) -> TrainState:
     return make_state(run.method, run.optimizer, mesh, blank_batch(run, 2), **begin)
 
 
-def compiled(step: jax.stages.Wrapped, ts: TrainState, batch) -> Callable:
-    """`step` compiled for these arguments, once all processes are found to have the same program."""
+def compiled(step: jax.stages.Wrapped, ts: TrainState, batch, options: str = '') -> Callable:
+    """`step` compiled for these arguments, once all processes are found to have the same program.
+    options: of config.compiler_options; raises Problem for what the compiler does not take."""
+    asked = dict(option(word) for word in options.split(',') if word)
     lowered = step.lower(ts, batch)
     if jax.process_count() > 1:
         parallel.agree({'program': lowered.as_text()})
-    return lowered.compile()
+    try:
+        return lowered.compile(compiler_options=asked)
+    except jax.errors.JaxRuntimeError as error:
+        if asked and re.search('No such compile option|While setting option', str(error)):
+            raise Problem(f'config.compiler_options: {error}') from None
+        raise
+
+
+def option(word: str) -> tuple:
+    """'name=value' of a compiler's option -> both, the value as what it looks like."""
+    name, is_one, value = word.strip().partition('=')
+    if not is_one:
+        raise Problem(f'config.compiler_options: "{word}" is not name=value')
+    try:
+        return name, json.loads(value)
+    except ValueError:
+        return name, value
 
 
 def online_judge(config: dict, method: Method, mesh, train: Source, test: Source) -> Callable:

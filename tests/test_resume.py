@@ -291,7 +291,7 @@ def beginning(config, workdir, monkeypatch) -> TrainState:
     """What `fit` has before its first step."""
     before = []
 
-    def compiled(step, ts, batch):
+    def compiled(step, ts, batch, options):
         before.append(ts)
         raise InterruptedError
 

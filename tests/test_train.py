@@ -113,6 +113,20 @@ def test_health_is_measured_every_fourth_step_and_at_the_last(runs):
         assert all(np.isfinite(metrics[name]) for name in ('loss', 'gradient_norm', 'information'))
 
 
+def test_options_of_the_compiler():
+    step, x = jax.jit(lambda ts, batch: ts + batch), jnp.ones(2)
+    known = 'xla_cpu_enable_fast_min_max=true, xla_backend_optimization_level=1'
+    assert (train.compiled(step, x, x, known)(x, x) == 2).all()
+    wrong = {
+        'xla_bogus=1': "No such compile option: 'xla_bogus'",
+        'xla_cpu_enable_fast_min_max=maybe': "'maybe' is not a valid bool value",
+        'xla_cpu_enable_fast_min_max': 'is not name=value',
+    }
+    for words, said in wrong.items():
+        with pytest.raises(Problem, match=said):
+            train.compiled(step, x, x, words)
+
+
 def test_a_step_returns_the_like_of_its_state_and_is_compiled_once(runs):
     for run in runs.values():
         assert run.programs == [1] * STEPS  # what the first step returns, the second takes as it is

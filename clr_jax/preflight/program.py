@@ -38,7 +38,8 @@ def facts(request: dict) -> dict:
         'parameters': sorted({leaf.shape for leaf in jax.tree.leaves(state.params)}),
     }
     step = train.step_of(config, run, mesh)
-    return found | compiled(step, (state, batch(run, config['batch_size'], mesh)), mesh)
+    given = state, batch(run, config['batch_size'], mesh)
+    return found | compiled(step, given, mesh, config['compiler_options'])
 
 
 def batch(run: train.Run, size: int, mesh) -> dict:
@@ -59,10 +60,10 @@ def held(tree, whole: bool = False) -> int:
     return sum(size(x) * x.dtype.itemsize for x in leaves)
 
 
-def compiled(step, arguments, mesh) -> dict:
+def compiled(step, arguments, mesh, options: str = '') -> dict:
     """Whether a jitted function fits these devices and, if it does, what its program is like."""
     try:
-        program: Any = train.compiled(step, *arguments)
+        program: Any = train.compiled(step, *arguments, options)
     except jax.errors.JaxRuntimeError as error:
         if short := out_of_memory(str(error)):
             return short
