@@ -16,6 +16,7 @@ from clr_jax import parallel, train
 from clr_jax.checkpoint import paths
 from clr_jax.data import index, sources, subsets
 from clr_jax.encoders.convnet import convnet
+from clr_jax.entry import Problem
 from clr_jax.method import Aux, Method, Time
 from clr_jax.methods.simclr import simclr
 from tests.conftest import config
