@@ -45,10 +45,10 @@ def get_config(variant=''):
         pre_norm=True,
         mean=(0.48145466, 0.4578275, 0.40821073),
         std=(0.26862954, 0.26130258, 0.27577711),
-        remat=True,
+        remat='full',
         dtype='bfloat16',
     )
-    config.text_encoder = {'name': 'text', 'width': 512, 'remat': True, 'dtype': 'bfloat16'}
+    config.text_encoder = {'name': 'text', 'width': 512, 'remat': 'full', 'dtype': 'bfloat16'}
     config.method.update(name='clip', dim=512, temperature=0.07, dtype='bfloat16')
     config.optimizer = {
         'name': 'adamw',

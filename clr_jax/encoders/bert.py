@@ -13,6 +13,7 @@ from clr_jax.cutoff import CUTOFFS, cutoff
 from clr_jax.encoders.vit import attention
 from clr_jax.entry import Problem, known
 from clr_jax.networks import Dropout, wide
+from clr_jax.remat import recomputed
 
 POOLS = ('cls', 'mean', 'first_last')
 TYPES = 2  # first and second sentence; here every token is of the first
@@ -81,7 +82,7 @@ class BERT(nn.Module):
     cutoff_ratio: float
     pool: str
     padding: int
-    remat: bool
+    remat: str
     dtype: Any
 
     def __call__(self, x, rows):
@@ -101,7 +102,7 @@ class BERT(nn.Module):
             key = self.make_rng('dropout')
             embedded, mask = cutoff(self.cutoff, embedded, mask, key, rows, self.cutoff_ratio)
         stacked = nn.scan(
-            nn.remat(Block, prevent_cse=False) if self.remat else Block,
+            recomputed(Block, self.remat),
             variable_axes={'params': 0},
             split_rngs={'params': True, 'dropout': True},
             in_axes=(nn.broadcast, nn.broadcast),
@@ -133,7 +134,7 @@ def bert(
     cutoff_ratio=0.1,
     pool='cls',
     padding=0,
-    remat=False,
+    remat='',
     bn_groups=1,
     dtype=None,
 ) -> BERT:
@@ -146,8 +147,8 @@ def bert(
     share cutoff_ratio of 'token's, a 'span' of them, or 'feature's. pool: h is the state of the
     first token ('cls'), the 'mean' over a sentence's tokens, or that of the mean of the embeddings
     and the last block ('first_last': avg_first_last in SimCSE's code). padding: the token that
-    fills up sentences: it is not attended to and in no mean (RoBERTa's tokenizers have 1). remat:
-    compute each block again in the backward pass, for less memory. bn_groups: every encoder is
+    fills up sentences: it is not attended to and in no mean (RoBERTa's tokenizers have 1). remat: '',
+    'full' or 'dots', as of a vit. bn_groups: every encoder is
     given it; here it does nothing, for there is no batch norm. dtype: of the computation, e.g.
     bfloat16; parameters, attention weights and norms' statistics are float32.
     """

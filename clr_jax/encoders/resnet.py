@@ -11,6 +11,7 @@ import jax.numpy as jnp
 from clr_jax.encoders.vit import attention, resized
 from clr_jax.entry import Problem
 from clr_jax.networks import Conv, normalization, pool, standardize, wide
+from clr_jax.remat import recomputed
 
 BLOCKS = {  # depth -> (blocks per stage, whether they are bottlenecks)
     18: ((2, 2, 2, 2), False),
@@ -128,6 +129,7 @@ class ResNet(nn.Module):
     norm: str
     bn_groups: int
     conv: str
+    remat: str
     dtype: Any
 
     @nn.compact
@@ -145,7 +147,8 @@ class ResNet(nn.Module):
         if not self.small_stem:
             pads = 'SAME' if self.pool_padding == 'SAME' else ((1, 1), (1, 1))
             x = nn.max_pool(x, (3, 3), (2, 2), pads)  # [n, s / 4, s / 4, 64 * width]
-        block = partial(Block, conv=conv, norm=norm, sk_ratio=self.sk_ratio, resnet_d=self.resnet_d)
+        options = {'conv': conv, 'norm': norm, 'sk_ratio': self.sk_ratio, 'resnet_d': self.resnet_d}
+        block = partial(recomputed(Block, self.remat, scanned=False), **options)
         for i, blocks in enumerate(stages):
             for j in range(blocks):
                 shape = channels(64 * 2**i), 2 if i and not j else 1, bottleneck, self.zero_init
@@ -179,6 +182,7 @@ def resnet(
     norm='batch',
     bn_groups=1,
     conv='auto',
+    remat='',
     dtype=None,
 ) -> ResNet:
     """A ResNet of `depth` 18, 34, 50, 101, 152 or 200, all its channels multiplied by `width`.
@@ -197,8 +201,8 @@ def resnet(
     anyway. Of CLIP's other changes resnet_d has the stem and the averages in shortcuts, not the
     average in place of the max-pool and of the stride of 3x3 convolutions. mean, std: subtracted
     from and divided into pixels in 0..1. norm: 'batch', or 'layer' of the channels at each pixel,
-    under the same names (bn1, ...). conv: its form (auto | direct | patches). dtype: of the
-    computation, e.g. bfloat16;
+    under the same names (bn1, ...). conv: its form (auto | direct | patches). remat: '' or
+    'full', as of a vit ('dots' keeps no convolution). dtype: of the computation, e.g. bfloat16;
     parameters and statistics stay float32. What does not exist is a `Problem`.
     """
     if depth not in BLOCKS:
@@ -220,4 +224,4 @@ def resnet(
     normalization(norm, bn_groups)
     layout = (depth, width, small_stem, sk_ratio, resnet_d, zero_init, padding, pool_padding)
     pooling = (pool, pool_heads, pool_width, image_size)
-    return ResNet(*layout, *pooling, tuple(mean), tuple(std), norm, bn_groups, conv, dtype)
+    return ResNet(*layout, *pooling, tuple(mean), tuple(std), norm, bn_groups, conv, remat, dtype)

@@ -25,7 +25,7 @@ class Text(nn.Module):
     padding: int
     activation: str
     dropout: float
-    remat: bool
+    remat: str
     dtype: Any
 
     @nn.compact
@@ -70,7 +70,7 @@ def text(
     padding=0,
     activation='quick_gelu',
     dropout=0.0,
-    remat=False,
+    remat='',
     bn_groups=1,
     dtype=None,
 ) -> Text:
@@ -82,8 +82,7 @@ def text(
     all of its text. pool: after the last norm, h is the 'last' token of the text, the 'first', or
     their 'mean'. activation: 'quick_gelu' or 'gelu'. dropout: the rate at which embeddings,
     attention weights and what branches say are left out, drawn by example. mlp_ratio: hidden units
-    of a block for each of its width. remat: compute each block again in the backward pass, for less
-    memory. bn_groups: every encoder is given it; here it does nothing. dtype: of the computation,
+    of a block for each of its width. remat: '', 'full' or 'dots', as of a vit. bn_groups: every encoder is given it; here it does nothing. dtype: of the computation,
     e.g. bfloat16; parameters, attention weights and norms' statistics are float32.
 
     Kernels and embeddings begin as in the official code, normal with deviations that fall with

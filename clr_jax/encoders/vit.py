@@ -12,6 +12,7 @@ import numpy as np
 
 from clr_jax.entry import Problem
 from clr_jax.networks import Dropout, sown, standardize
+from clr_jax.remat import recomputed
 
 VARIANTS = {  # width, depth, heads
     'S': (384, 12, 6),
@@ -119,12 +120,12 @@ def attention(q, k, mask=None):
     return nn.softmax(logits * q.shape[-1] ** -0.5)
 
 
-def stacked(depth: int, heads: int, hidden: int, dtype, remat=False, **options) -> nn.Module:
+def stacked(depth: int, heads: int, hidden: int, dtype, remat='', **options) -> nn.Module:
     """`depth` blocks one after the other, their parameters stacked, [depth, ...]: (x, rows, rates of
-    drop-path [depth] or None, mask as of `attention`) -> (x, None). remat: computed again in the
-    backward pass. options: others of `Block`."""
+    drop-path [depth] or None, mask as of `attention`) -> (x, None). remat: '' or of
+    `remat.POLICIES`. options: others of `Block`."""
     blocks = nn.scan(
-        nn.remat(Block, prevent_cse=False) if remat else Block,
+        recomputed(Block, remat),
         variable_axes={'params': 0, 'intermediates': 0},
         split_rngs={'params': True, 'dropout': True},
         in_axes=(nn.broadcast, 0, nn.broadcast),
@@ -148,7 +149,7 @@ class ViT(nn.Module):
     token_std: float
     activation: str
     pre_norm: bool
-    remat: bool
+    remat: str
     mean: tuple[float, ...]
     std: tuple[float, ...]
     dtype: Any
@@ -244,7 +245,7 @@ def vit(
     token_std=0.02,
     activation='gelu',
     pre_norm=False,
-    remat=False,
+    remat='',
     width=0,
     depth=0,
     mean=(0.0, 0.0, 0.0),
@@ -263,7 +264,9 @@ def vit(
     drop_path: the rate of the last block's stochastic depth, from 0 at the first rising linearly.
     mlp_ratio: hidden units of a block for each of its width. token_std: of the class token when it
     begins (MoCo v3: 1e-6). activation: 'gelu' or 'quick_gelu', x sigmoid(1.702 x). pre_norm: a norm
-    before the first block too, and patches without a bias; CLIP has both. remat: compute each block again in the backward pass, for less memory.
+    before the first block too, and patches without a bias; CLIP has both. remat: '', or what is
+    computed again in the backward pass, for less memory: each block in 'full', or but for its products
+    with kernels, 'dots'.
     mean, std: subtracted from and divided into pixels in 0..1. bn_groups: every encoder is given
     it; here it does nothing, for there is no batch norm. dtype: of the computation, e.g. bfloat16;
     parameters, attention weights and norms' statistics are float32.

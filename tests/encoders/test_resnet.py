@@ -412,14 +412,14 @@ def test_the_network_of_simclr_v2_is_its_layers(float64, tiny, rows):
     assert_close(h, x.mean((1, 2)), 1e-11)
 
 
-def test_the_network_of_simclr_v2_is_one_on_one_device_and_on_two(float64, tiny):
+def test_the_network_of_simclr_v2_is_one_on_one_device_and_on_two_with_remat(float64, tiny):
     """Features, statistics and the gradient of every parameter."""
     network = tiny(**V2)
     x = np.random.default_rng(1).normal(size=(8, 16, 16, 3))
     params, stats = random(network, x)
     params['bn3']['bias'] -= 2  # were all positive after the max-pool, it would cancel
 
-    def gradient(params, x):
+    def gradient(params, x, network):
         def objective(params):
             variables = {'params': params, 'batch_stats': stats}
             rows = parallel.positions(len(x))
@@ -429,13 +429,13 @@ def test_the_network_of_simclr_v2_is_one_on_one_device_and_on_two(float64, tiny)
         grads, (h, changed) = jax.grad(objective, has_aux=True)(parallel.vary(params))
         return parallel.reduce(grads), h, changed
 
-    def on(devices):
+    def on(devices, network):
         mesh = parallel.make_mesh(jax.devices()[:devices])
-        sharded = P(parallel.DATA)
-        f = parallel.shard(gradient, mesh, (P(), sharded), (P(), sharded, P()))
+        sharded, of = P(parallel.DATA), partial(gradient, network=network)
+        f = parallel.shard(of, mesh, (P(), sharded), (P(), sharded, P()))
         return jax.device_get(jax.jit(f)(params, x))
 
-    one, two = on(1), on(2)
+    one, two = on(1, network), on(2, tiny(**V2, remat='full'))
     jax.tree.map(partial(assert_close, tolerance=1e-10), two, one)
     assert min(np.abs(leaf).max() for leaf in jax.tree.leaves(one)) > 1e-6
 

@@ -170,7 +170,7 @@ def test_dropout_is_by_example_and_gradients_do_not_depend_on_the_devices(float6
     for devices, order, options in (
         (8, straight, {}),
         (2, back, {}),
-        (2, straight, {'remat': True}),
+        (2, straight, {'remat': 'full'}),
     ):
         others, other = run(devices, order, **options)
         np.testing.assert_allclose(other, h[order], rtol=0, atol=1e-12)
