@@ -39,6 +39,9 @@ def default() -> ConfigDict:
     config.augment = ConfigDict({'device': False, 'canvas': 0})
     # whether each device keeps a part only of the optimizer's state, of slow copies, memories and queues
     config.sharded = False
+    # pieces of the batch on each device, one after the other: for the encoder alone, with the same result,
+    # or as batches of their own, whose mean gradient is the step's; 1: none
+    config.accumulate = ConfigDict({'exact': 1, 'plain': 1})
     # all training examples without their labels, so many beside each batch, in views of their own
     config.unlabelled = ConfigDict({'batch_size': 0, 'views': {}})
     config.encoder = ConfigDict({'name': 'resnet', 'bn_groups': config.get_ref('bn_groups')})
@@ -271,7 +274,8 @@ def completed(config: dict) -> dict:
     source = ConfigDict({'name': config['data']['name']})
     _complete(source, _named('clr_jax.data.sources', source.name))
     config['data'] = source.to_dict() | config['data']
-    for name in ('tokenizer', 'subset', 'augment', 'probe', 'pretrained', 'teacher', 'evaluation'):
+    sections = 'tokenizer', 'subset', 'augment', 'accumulate', 'probe', 'pretrained', 'teacher'
+    for name in (*sections, 'evaluation'):
         config[name] = usual[name] | config[name]
     for groups in (config['views'], config['unlabelled']['views']):
         for name, view in groups.items():

@@ -48,9 +48,10 @@ def auxiliary(config: dict, shape: tuple, steps: int = 10**6) -> Auxiliary:
         here = f'config.views asks for {view.size} pixels and {view.channels} channels'
         raise Problem(f'frames of shape {tuple(shape)}: {here}')
     mesh = parallel.make_mesh(groups=config['bn_groups'])
-    parallel.check_batch(batch_size, mesh, config['bn_groups'])
+    parallel.check_batch(batch_size, mesh, config['bn_groups'], **config['accumulate'])
     pace: dict = {'steps_per_epoch': run.steps_per_epoch, 'total_steps': run.total_steps}
-    step = make_step(run.method, run.optimizer, mesh, seed=config['seed'], **pace)
+    pace |= {'seed': config['seed'], 'plain': config['accumulate']['plain']}
+    step = make_step(run.method, run.optimizer, mesh, **pace)
     compiled = forward(run.method.features, mesh)
     numbers = {'label': np.full(batch_size, -1, np.int32), 'index': np.arange(batch_size)}
     numbers['index'] = numbers['index'].astype(np.int32)

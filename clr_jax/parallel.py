@@ -209,14 +209,23 @@ def enqueue(queue, cursor, values):
     return put(queue, place, values), (cursor + batch) % length
 
 
-def check_batch(batch_size: int, mesh: Mesh, bn_groups: int = 1):
-    """Refuse a global batch that the devices or the groups cannot share evenly."""
-    if bn_groups < 1:
-        raise Problem(f'config.bn_groups={bn_groups}: must be at least 1')
-    if batch_size < 1 or batch_size % math.lcm(mesh.size, bn_groups):
+def share(devices: int, bn_groups: int = 1, exact: int = 1, plain: int = 1) -> int:
+    """The smallest global batch that so many devices and groups share evenly, in pieces of `accumulate`."""
+    return plain * math.lcm(devices * exact, bn_groups)
+
+
+def check_batch(batch_size: int, mesh: Mesh, bn_groups: int = 1, exact: int = 1, plain: int = 1):
+    """Refuse a global batch that the devices, the groups or the pieces cannot share evenly."""
+    over = {'bn_groups': bn_groups, 'accumulate.exact': exact, 'accumulate.plain': plain}
+    for name, value in over.items():
+        if value < 1:
+            raise Problem(f'config.{name}={value}: must be at least 1')
+    least = share(mesh.size, bn_groups, exact, plain)
+    if batch_size < 1 or batch_size % least:
+        said = ', '.join(f'{name}={n}' for name, n in over.items() if name == 'bn_groups' or n > 1)
         raise Problem(
-            f'batch_size={batch_size} does not divide over {mesh.size} devices and '
-            f'bn_groups={bn_groups}: set --config.batch_size to a multiple of {math.lcm(mesh.size, bn_groups)}'
+            f'batch_size={batch_size} does not divide over {mesh.size} devices and {said}: '
+            f'set --config.batch_size to a multiple of {least}'
         )
 
 

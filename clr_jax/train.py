@@ -16,8 +16,8 @@ from etils import epath
 from jax.sharding import PartitionSpec as P
 
 import clr_jax
+from clr_jax import accumulate, networks, optimizers, parallel, placement
 from clr_jax import config as configs
-from clr_jax import networks, optimizers, parallel, placement
 from clr_jax import workdir as workdirs
 from clr_jax.checkpoint import Checkpoints, check_structure, shapes
 from clr_jax.data import damage, device_augment, index, pipeline, sources, subsets, text, views
@@ -52,6 +52,7 @@ def make_step(
     total_steps: int,
     health_every: int = 1,
     sharded: bool = False,
+    plain: int = 1,
 ) -> jax.stages.Wrapped:
     """-> step(TrainState, batch) -> (TrainState, metrics), compiled once, the old state donated.
 
@@ -59,18 +60,20 @@ def make_step(
     `method.update` after them on whole arrays. The gradient is exact for the global batch: the
     objective is the mean over shards, parameters are marked as varying in their own dtype, and
     their gradients are summed in it. Metrics are global; the health measures are computed at every
-    `health_every`-th step and the last, and NaN at others. sharded: of `placement.shardings`.
+    `health_every`-th step and the last, and NaN at others. sharded: of `placement.shardings`; plain:
+    pieces of `accumulate.plain`.
     """
 
     def gradient(step, key, params, state, batch):  # on this shard's rows
         now = make_time(step, steps_per_epoch, total_steps)
-        state = placement.parted(state, sharded)
 
-        def objective(params):
+        def objective(params, key, state, batch):
             loss, aux = method.loss(params, state, batch, key=key, time=now)
             return parallel.mean(loss), aux
 
-        (loss, aux), grads = jax.value_and_grad(objective, has_aux=True)(parallel.vary(params))
+        slope = accumulate.plain(jax.value_and_grad(objective, has_aux=True), plain)
+        parted = placement.parted(state, sharded)
+        (loss, aux), grads = slope(parallel.vary(params), key, parted, batch)
         due = ((step + 1) % health_every == 0) | (step + 1 == total_steps)
         measured = lambda: parallel.vary(health(jax.lax.stop_gradient(aux.z)))
         blank = jax.tree.map(lambda x: jnp.full_like(x, jnp.nan), jax.eval_shape(measured))
@@ -138,6 +141,9 @@ def describe(config: dict, examples: int, classes: int) -> Run:
         given['teacher'] = describe(teacher['run'], teacher['examples'], teacher['classes']).method
         given['classes'] = teacher['classes']
     method = load('clr_jax.methods', config['method'], **given)
+    if (pieces := config['accumulate']['exact']) > 1:
+        kinds = {type(given[name]) for name in ('encoder', 'text_encoder') if given[name]}
+        method = accumulate.exact(method, tuple(kinds), pieces)
     name = config['method']['name']
     has_rows = 'examples' in needs(named('clr_jax.methods', name, 'method'))
     if config['subset']['balance'] and has_rows:
@@ -174,6 +180,7 @@ def step_of(config: dict, run: Run, mesh) -> jax.stages.Wrapped:
         total_steps=run.total_steps,
         seed=config['seed'],
         sharded=config['sharded'],
+        plain=config['accumulate']['plain'],
         health_every=config['log_every'],
     )
 
@@ -304,14 +311,14 @@ def prepare(config: dict, workdir) -> tuple[Any, Source, Source, Run]:
     """-> the mesh, all training examples, those of config.subset, and the run that a complete config
     describes with these; all processes have found the same."""
     mesh = parallel.make_mesh(groups=config['bn_groups'])
-    parallel.check_batch(config['batch_size'], mesh, config['bn_groups'])
+    parallel.check_batch(config['batch_size'], mesh, config['bn_groups'], **config['accumulate'])
     check_keywords(subsets.subset, config['subset'], 'config.subset')
     whole = sources.load(config['data'], 'train')
     whole = whole._replace(tokenizer=text.tokenizer(config, workdir, whole))
     train = subsets.subset(whole, **config['subset'])
     run = describe(config, train.size, train.classes or 0)
     if run.extra:
-        parallel.check_batch(run.extra, mesh)
+        parallel.check_batch(run.extra, mesh, **config['accumulate'])
     versions = f'{clr_jax.__version__}, jax {jax.__version__}, numpy {np.__version__}'
     said = json.dumps(config, sort_keys=True)
     parallel.agree({'config': said, 'installation': versions, 'data set': train.fingerprint})

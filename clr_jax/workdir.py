@@ -20,7 +20,8 @@ STARTS = 3  # from one checkpoint, of which each ended in a crash or a kill
 # What a run may change when it goes on.
 FREE = (
     *('log_every', 'checkpoint_every', 'keep', 'evaluation.', 'data.data_dir', 'data.path'),
-    *('data.max_bad_fraction', 'sharded', 'compiler_options', 'stuck_after', 'profile'),
+    *('data.max_bad_fraction', 'sharded', 'accumulate.exact', 'compiler_options', 'stuck_after'),
+    *('encoder.remat', 'text_encoder.remat', 'profile'),
 )
 
 

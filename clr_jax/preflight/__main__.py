@@ -79,8 +79,10 @@ def one(asked: dict, about: dict, topology) -> tuple[dict, str]:
 
 def largest_batch(asked: dict, about: dict, topology) -> tuple[dict, str]:
     """The report at the largest batch that fits, or at the smallest that was tried."""
+    from clr_jax.parallel import share
+
     unit = topology.slices * math.prod(topology.size) * topology.generation.devices
-    unit = math.lcm(unit, asked['config']['bn_groups'])
+    unit = share(unit, asked['config']['bn_groups'], **asked['config']['accumulate'])
     found: dict = {}
 
     def fits(batch):

@@ -23,10 +23,11 @@ def facts(request: dict) -> dict:
     config = request['config']
     devices = topologies.devices(topologies.parse(request['topology'], request['slices']))
     mesh = parallel.make_mesh(devices, config['bn_groups'])
-    parallel.check_batch(config['batch_size'], mesh, config['bn_groups'])
+    pieces = config['accumulate']
+    parallel.check_batch(config['batch_size'], mesh, config['bn_groups'], **pieces)
     run = train.describe(config, request['examples'], request['classes'])
     if run.extra:
-        parallel.check_batch(run.extra, mesh)
+        parallel.check_batch(run.extra, mesh, **pieces)
     shapes = train.state_shapes(run, mesh)
     placed = lambda x, place: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=place)
     state = jax.tree.map(placed, shapes, placement.shardings(shapes, mesh, config['sharded']))
