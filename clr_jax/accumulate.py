@@ -2,6 +2,7 @@
 
 import inspect
 from collections.abc import Callable
+from typing import Any
 
 import flax.linen as nn
 import jax
@@ -61,15 +62,14 @@ def _in_pieces(kinds: tuple[type, ...], pieces: int) -> Callable:
     return interceptor
 
 
-def _loop(module: nn.Module, name: str, given, pieces: int):
-    """The method `name` of a bound module on arguments [n, ...] or None, piece by piece."""
+def _loop(module: Any, name: str, given, pieces: int):
+    """The method `name` of a bound Linen module on arguments [n, ...] or None, piece by piece."""
     alone, variables = module.unbind()
 
     def one(given):
         args, kwargs = given
         # keys that know where the module is in its network, so that it draws what it would there
-        rngs = module.scope.rngs  # type: ignore[union-attr]
-        return alone.apply(variables, *args, rngs=rngs, method=name, **kwargs)
+        return alone.apply(variables, *args, rngs=module.scope.rngs, method=name, **kwargs)
 
     cut = lambda x: x.reshape(pieces, -1, *x.shape[1:])  # [pieces, n / pieces, ...]
     said = lax.map(jax.checkpoint(one, prevent_cse=False), jax.tree.map(cut, given))

@@ -76,6 +76,32 @@ def test_an_encoder_in_pieces_computes_what_it_does_at_once(case):
     assert set(SEEN) == ({rows} if rows else set())
 
 
+class Deep(nn.Module):
+    """[n, 64] -> [n, 64] by layers whose outputs a gradient needs."""
+
+    @nn.compact
+    def __call__(self, x, rows):
+        for _ in range(8):
+            x = nn.tanh(nn.Dense(64)(x))
+        return x
+
+
+def test_memory_is_that_of_a_piece():
+    """Of what 8 layers say of 2 x 1024 rows, for the gradient, as XLA plans it."""
+    method, batch = simclr(Deep(), projector=(8, 4)), {'views': (jnp.zeros((1024, 64)),) * 2}
+    params, state = method.init(KEY, batch)
+
+    def temporaries(loss, wrap=lambda gradient: gradient):
+        objective = lambda params, key, state, batch: loss(params, state, batch, key=key, time=0)
+        step = jax.jit(wrap(jax.value_and_grad(objective, has_aux=True)))
+        return step.lower(params, KEY, state, batch).compile().memory_analysis().temp_size_in_bytes
+
+    whole, layer = temporaries(method.loss), 4 * 2 * 1024 * 64
+    assert whole > 8 * layer
+    assert temporaries(accumulate.exact(method, (Deep,), 16).loss) < whole - 5 * layer
+    assert temporaries(method.loss, lambda gradient: accumulate.plain(gradient, 16)) < whole / 4
+
+
 def test_batch_norm_in_the_encoder_is_refused_before_anything_runs():
     """Of a whole config; in the heads it sees all rows."""
     of = config('simclr_digits', 'smoke').to_dict()

@@ -433,9 +433,18 @@ def test_a_batch_must_divide_over_devices_and_groups():
             f'batch_size={batch_size} does not divide over 8 devices and bn_groups={groups}: '
             f'set --config.batch_size to a multiple of {multiple}'
         )
-    with pytest.raises(Problem, match='config.bn_groups=0: must be at least 1') as refusal:
-        parallel.check_batch(24, mesh, bn_groups=0)
-    assert refusal.value.code == CONFIG
+    parallel.check_batch(96, mesh, bn_groups=3, exact=2, plain=2)
+    with pytest.raises(Problem) as refusal:
+        parallel.check_batch(48, mesh, bn_groups=3, exact=2, plain=2)
+    over = '8 devices and bn_groups=3, accumulate.exact=2, accumulate.plain=2'
+    assert str(refusal.value) == (
+        f'batch_size=48 does not divide over {over}: set --config.batch_size to a multiple of 96'
+    )
+    for name, key in (('bn_groups', 'bn_groups'), ('accumulate.plain', 'plain')):
+        least = f'config.{name}=0: must be at least 1'
+        with pytest.raises(Problem, match=least) as refusal:
+            parallel.check_batch(24, mesh, **{key: 0})
+        assert refusal.value.code == CONFIG
 
 
 # Rows

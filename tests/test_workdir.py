@@ -92,6 +92,15 @@ def test_the_first_process_alone_locks(place, monkeypatch):
     assert not place.exists()
 
 
+def test_what_changes_no_result_may_change_in_a_run(place):
+    config = configs.finish(configs.default()).to_dict()
+    workdirs.claim(place, config)
+    workdirs.check(place, config | {'sharded': True, 'accumulate': {'exact': 8, 'plain': 1}})
+    workdirs.check(place, config | {'encoder': config['encoder'] | {'remat': 'full'}})
+    with pytest.raises(Problem, match=r'another config \(accumulate.plain: 1 -> 8\)'):
+        workdirs.check(place, config | {'accumulate': {'exact': 1, 'plain': 8}})
+
+
 def test_a_workdir_that_processes_do_not_share_is_refused(place, monkeypatch):
     each = lambda own: np.int32([own, np.zeros_like(own), own])
     monkeypatch.setattr(workdirs.parallel, 'each_process', each)

@@ -86,6 +86,9 @@ def test_the_largest_batch(run):
     assert 'batch 500 fits' in err
     assert 'batch 512 does not fit' in err
     assert run.asked[0]['config']['batch_size'] == 64
+    pieces = '--config.accumulate.exact=3', '--config.accumulate.plain=5'
+    _, out, _ = run(DIGITS, '--topology=v5e:2x2', '--largest-batch', *pieces)
+    assert out.startswith('largest batch that fits, in multiples of 60: 480\n')
 
 
 def test_two_configs_by_their_cycles(run):
