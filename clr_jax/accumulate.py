@@ -1,15 +1,12 @@
 """Large batches on few devices: a batch in pieces, exact or each as a batch of its own."""
 
-import inspect
 from collections.abc import Callable
-from typing import Any
 
-import flax.linen as nn
 import jax
 import jax.numpy as jnp
 from jax import lax
 
-from clr_jax import parallel
+from clr_jax import networks, parallel
 from clr_jax.entry import Problem
 from clr_jax.method import Aux, Method
 
@@ -38,42 +35,10 @@ def exact(method: Method, kinds: tuple[type, ...], pieces: int) -> Method:
         return params, state
 
     def loss(params, state, batch, *, key, time):
-        with nn.intercept_methods(_in_pieces(kinds, pieces)):
+        with networks.in_pieces(kinds, pieces):
             return method.loss(params, state, batch, key=key, time=time)
 
     return method._replace(init=init, loss=loss)
-
-
-def _in_pieces(kinds: tuple[type, ...], pieces: int) -> Callable:
-    """Linen's interceptor of the methods of these `kinds` that take rows."""
-    within = False
-
-    def interceptor(call, args, kwargs, context):
-        nonlocal within
-        takes_rows = 'rows' in inspect.signature(context.orig_method).parameters
-        if within or not takes_rows or not isinstance(context.module, kinds):
-            return call(*args, **kwargs)
-        within = True
-        try:
-            return _loop(context.module, context.method_name, (args, kwargs), pieces)
-        finally:
-            within = False
-
-    return interceptor
-
-
-def _loop(module: Any, name: str, given, pieces: int):
-    """The method `name` of a bound Linen module on arguments [n, ...] or None, piece by piece."""
-    alone, variables = module.unbind()
-
-    def one(given):
-        args, kwargs = given
-        # keys that know where the module is in its network, so that it draws what it would there
-        return alone.apply(variables, *args, rngs=module.scope.rngs, method=name, **kwargs)
-
-    cut = lambda x: x.reshape(pieces, -1, *x.shape[1:])  # [pieces, n / pieces, ...]
-    said = lax.map(jax.checkpoint(one, prevent_cse=False), jax.tree.map(cut, given))
-    return jax.tree.map(lambda y: y.reshape(-1, *y.shape[2:]), said)  # [n, ...]
 
 
 def plain(gradient: Callable, pieces: int) -> Callable:

@@ -5,6 +5,7 @@ global numbers of their examples [b] in training and None in evaluation: what is
 example, whichever device holds it.
 """
 
+import inspect
 import itertools
 from collections.abc import Callable, Sequence
 from functools import partial
@@ -123,6 +124,39 @@ def stack(outputs: Sequence[Outputs]) -> Outputs:
 def evaluate(network: nn.Module, params, stats, x, **given):
     """Evaluation mode: running statistics, nothing random."""
     return network.apply({'params': params, 'batch_stats': stats}, view(x), **given)
+
+
+def in_pieces(kinds: tuple[type, ...], pieces: int):
+    """A context in which modules of these `kinds` take their rows in as many pieces, one after the other,
+    that the backward pass computes again: calls of methods (x [n, ...], rows [n] or None, ...), where
+    all that is given and said is by row."""
+    within = False
+
+    def interceptor(call, args, kwargs, context):
+        nonlocal within
+        takes_rows = 'rows' in inspect.signature(context.orig_method).parameters
+        if within or not takes_rows or not isinstance(context.module, kinds):
+            return call(*args, **kwargs)
+        within = True
+        try:
+            return _loop(context.module, context.method_name, (args, kwargs), pieces)
+        finally:
+            within = False
+
+    return nn.intercept_methods(interceptor)
+
+
+def _loop(module: Any, name: str, given, pieces: int):
+    alone, variables = module.unbind()
+
+    def one(given):
+        args, kwargs = given
+        # keys that know where the module is in its network, so that it draws what it would there
+        return alone.apply(variables, *args, rngs=module.scope.rngs, method=name, **kwargs)
+
+    cut = lambda x: x.reshape(pieces, -1, *x.shape[1:])  # [pieces, n / pieces, ...]
+    said = lax.map(jax.checkpoint(one, prevent_cse=False), jax.tree.map(cut, given))
+    return jax.tree.map(lambda y: y.reshape(-1, *y.shape[2:]), said)  # [n, ...]
 
 
 def sown(module: nn.Module, params, x):
