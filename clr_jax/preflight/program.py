@@ -29,8 +29,7 @@ def facts(request: dict) -> dict:
     if run.extra:
         parallel.check_batch(run.extra, mesh, **pieces)
     shapes = train.state_shapes(run, mesh)
-    placed = lambda x, place: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=place)
-    state = jax.tree.map(placed, shapes, placement.shardings(shapes, mesh, config['sharded']))
+    state = laid(shapes, mesh, config['sharded'])
     found: dict[str, Any] = {
         'devices': mesh.size,
         'hosts': len({device.process_index for device in devices}),
@@ -52,6 +51,12 @@ def batch(run: train.Run, size: int, mesh) -> dict:
     blank = train.blank_batch(run, 1)
     other = {'unlabelled': sized(blank.pop('unlabelled'), run.extra)} if run.extra else {}
     return sized(blank, size) | other
+
+
+def laid(ts: train.TrainState, mesh, sharded: bool) -> train.TrainState:
+    """The shapes of a state where its leaves lie."""
+    placed = lambda x, place: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=place)
+    return jax.tree.map(placed, ts, placement.shardings(ts, mesh, sharded))
 
 
 def held(tree, whole: bool = False) -> int:
