@@ -13,7 +13,7 @@ import pytest
 from jax.sharding import PartitionSpec as P
 
 from clr_jax import networks, parallel
-from clr_jax.encoders.vit import attention_maps, from_timm, to_timm, vit
+from clr_jax.encoders.vit import ViT, attention_maps, from_timm, to_timm, vit
 from clr_jax.entry import CONFIG, Problem
 from clr_jax.networks import Network
 from tests.oracles import assert_close
@@ -294,15 +294,16 @@ def test_nothing_is_left_out_in_evaluation_or_at_rate_zero(float64):
 # On devices
 
 
-def test_features_and_gradients_are_those_of_one_device_with_remat_or_without(float64):
+def test_features_and_gradients_are_those_of_one_device_with_remat_or_in_pieces(float64):
     """With interpolated positions, branches left out, and parameters that vary or do not."""
     params, target = noise(), np.random.default_rng(2).normal(size=(len(X), 12))
 
-    def run(devices, remat):
+    def run(devices, remat, pieces=1):
         network = Network(vit(**TINY, drop_path=0.5, remat=remat))
 
         def objective(params, x, target):
-            h = networks.apply(network, {'encoder': params}, {}, x, key=jax.random.key(0))[0].h
+            with networks.in_pieces((ViT,) if pieces > 1 else (), pieces):
+                h = networks.apply(network, {'encoder': params}, {}, x, key=jax.random.key(0))[0].h
             return ((h - target) ** 2).mean(), h
 
         def f(params, x, target):
@@ -318,8 +319,8 @@ def test_features_and_gradients_are_those_of_one_device_with_remat_or_without(fl
     grads, h, same = run(1, remat='')
     np.testing.assert_array_equal(same, h)
     assert min(np.abs(g).max() for g in jax.tree.leaves(grads)) > 1e-6
-    for devices, remat in ((1, 'dots'), (2, ''), (2, 'full')):
-        others, other, _ = run(devices, remat)
+    for how in ((1, 'dots'), (1, '', 4), (2, 'full', 2)):
+        others, other, _ = run(*how)
         assert_close(other, h, 1e-13)
         # the bias of the keys has no gradient but rounding, so each leaf by its largest entry
         jax.tree.map(lambda a, b: assert_close(a, b, 1e-12), others, grads)
