@@ -68,8 +68,9 @@ def held(tree, whole: bool = False) -> int:
 
 def compiled(step, arguments, mesh, options: str = '') -> dict:
     """Whether a jitted function fits these devices and, if it does, what its program is like."""
+    state, batch = arguments
     try:
-        program: Any = train.compiled(step, *arguments, options=options)
+        program: Any = train.compiled(step, state, batch, options)
     except jax.errors.JaxRuntimeError as error:
         if short := out_of_memory(str(error)):
             return short
