@@ -119,17 +119,17 @@ def gaussian(x, sigma, radius: int):
     """Gaussian blur of [S, S, 3] by 2 * radius + 1 taps; outside it is black, as in SimCLR."""
     tf = tensorflow()
     reach = tf.minimum(float(radius), tf.math.ceil(5 * sigma))  # beyond are under 1e-6 of the sum
-    return separable(x, bell(sigma, reach), 'SAME')
+    taps = bell(sigma, reach)
+    return both_axes(x, lambda x: filtered(x, taps, 'SAME'))
 
 
 def mirrored(x, sigma, radius: int):
     """Gaussian blur of [S, S, 3] by 2 * radius + 1 taps, the picture mirrored at its borders, as
     torchvision and OpenCV have it."""
     tf = tensorflow()
-    size = x.shape[0]
+    size, taps = x.shape[0], bell(sigma, float(radius))
     place = size - 1 - abs(size - 1 - abs(tf.range(-radius, size + radius)))
-    x = tf.gather(tf.gather(x, place, axis=0), place, axis=1)
-    return separable(x, bell(sigma, float(radius)), 'VALID')
+    return both_axes(x, lambda x: filtered(tf.gather(x, place), taps, 'VALID'))
 
 
 def boxes(x, sigma, radius: int):
@@ -140,10 +140,13 @@ def boxes(x, sigma, radius: int):
     distance = tf.abs(tf.range(-radius, radius + 1.0))
     taps = tf.clip_by_value(width + 1 - distance, 0, 1) / (2 * width + 1)
     place = tf.clip_by_value(tf.range(-radius, size + radius), 0, size - 1)
-    for _ in range(3):
-        x = tf.gather(tf.gather(x, place, axis=0), place, axis=1)
-        x = separable(x, taps, 'VALID')
-    return x
+
+    def thrice(x):
+        for _ in range(3):
+            x = filtered(tf.gather(x, place), taps, 'VALID')
+        return x
+
+    return both_axes(x, thrice)
 
 
 def box_radius(sigma):
@@ -162,10 +165,19 @@ def bell(sigma, reach):
     return taps / tf.reduce_sum(taps)
 
 
-def separable(x, taps, padding: str):
-    """[h, w, 3] filtered by `taps` along both axes."""
+def both_axes(x, change):
+    """[h, w, 3] changed along its first axis, and along the second as the first."""
+    for _ in range(2):
+        x = tensorflow().transpose(change(x), [1, 0, 2])
+    return x
+
+
+def filtered(x, taps, padding: str):
+    """[h, w, 3] filtered by `taps` along its first axis: rows of 3 w channels, of which TensorFlow takes
+    as many at once as the processor can, but pixels of 3 one by one."""
     tf = tensorflow()
-    kernel = tf.tile(taps[:, None, None, None], [1, 1, 3, 1])  # [k, 1, 3, 1]
-    x = tf.nn.depthwise_conv2d(x[None], kernel, [1, 1, 1, 1], padding)
-    x = tf.nn.depthwise_conv2d(x, tf.transpose(kernel, [1, 0, 2, 3]), [1, 1, 1, 1], padding)
-    return x[0]
+    channels = 3 * x.shape[1]
+    kernel = tf.tile(taps[:, None, None, None], [1, 1, channels, 1])  # [k, 1, 3 w, 1]
+    rows = tf.reshape(x, [1, -1, 1, channels])
+    y = tf.nn.depthwise_conv2d(rows, kernel, [1, 1, 1, 1], padding)
+    return tf.reshape(y, [-1, *x.shape[1:]])

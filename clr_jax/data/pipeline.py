@@ -13,17 +13,20 @@ from clr_jax.data.records import reason
 from clr_jax.entry import CONFIG, DATA, Problem
 
 
-def train_batches(
-    source, groups, *, seed, batch_size, start=0, rows=None, threads=None, canvas=None
-):
-    """Endless training batches from step `start` on.
+def train_batches(source, groups, *, start=0, **settings):
+    """Endless training batches from step `start` on, each what `train_batch` makes by these settings."""
+    return _ahead(train_batch(source, groups, **settings), range(start, 2**62))
+
+
+def train_batch(source, groups, *, seed, batch_size, rows=None, threads=None, canvas=None):
+    """-> make(step): the training batch of any step.
 
     `groups` are groups of views (of `views.KINDS`). `batch_size` is the global one, of which this process
     makes the rows [first, last) = `rows` (None: all). An epoch is size // batch_size steps; what
     remains is left out, other examples each epoch. canvas: None, or where devices make the views of
     images: 0, of crops, or of whole images on a square of so many pixels a side.
 
-    Yields {'views': tuple of arrays [b, ...], 'label': int32 [b] (-1: none), 'index': int32 [b]}; the
+    It is {'views': tuple of arrays [b, ...], 'label': int32 [b] (-1: none), 'index': int32 [b]}; the
     views are numbered group after group: images uint8 [b, S, S, 3], tokens int32 [b, length],
     recordings int16 [b, samples], frames uint8 [b, S, S, channels]. For devices there are besides what
     they are to draw, and with it the canvas that the views are then places on: what
@@ -59,7 +62,7 @@ def train_batches(
         whole = {'canvas': augment.canvas(read['image'], canvas)} if canvas and images else {}
         return {'views': made, 'label': read['label']} | whole
 
-    return _batches(source, each, plan, range(start, 2**62), example, threads)
+    return _maker(source, each, plan, example, threads)
 
 
 def ordered(source, seed, epoch, place):
@@ -92,17 +95,12 @@ def eval_batches(source, shown, *, batch_size, rows=None, indices=None, threads=
         made = tuple(views.show(view, read, {}) for view in shown)
         return {'views': made, 'label': read['label']}
 
-    return _batches(source, shown, plan, range(len(batches)), example, threads)
+    return _ahead(_maker(source, shown, plan, example, threads), range(len(batches)))
 
 
-def _batches(source, shown, plan, steps, example, threads):
-    """The batch of each of `steps`: `example` of each row of `plan(step)`, (numbers, parameters of the
-    host, and of devices, as far as there are), whose views are those `shown`.
-
-    Two batches are in the making ahead of the one in use, each in one call from a Python thread, which a
-    program that ends waits for: a callback from TensorFlow into Python under way then would hang it
-    (`records` reads tar files and ArrayRecord by such).
-    """
+def _maker(source, shown, plan, example, threads):
+    """-> make(step), a batch: `example` of each row of `plan(step)`, (numbers, parameters of the host, and
+    of devices, as far as there are), whose views are those `shown`."""
     tf = tensorflow()
     threads = threads or os.cpu_count()
     options = tf.data.Options()
@@ -136,14 +134,18 @@ def _batches(source, shown, plan, steps, example, threads):
         rest['index'] = numbers.astype(np.int32)
         return {'views': tuple(made)} | rest | ({'drawn': planned[1]} if planned[1:] else {})
 
-    def run():
-        workers = ThreadPoolExecutor(2)
-        ahead: deque = deque()
-        for step in steps:
-            ahead.append(workers.submit(make, step))
-            if len(ahead) > 2:
-                yield ahead.popleft().result()
-        while ahead:
-            yield ahead.popleft().result()
+    return make
 
-    return run()
+
+def _ahead(make, steps):
+    """The batch of each of `steps`. Two are in the making ahead of the one in use, each in one call from a
+    Python thread, which a program that ends waits for: a callback from TensorFlow into Python under way
+    then would hang it (`records` reads tar files and ArrayRecord by such)."""
+    workers = ThreadPoolExecutor(2)
+    ahead: deque = deque()
+    for step in steps:
+        ahead.append(workers.submit(make, step))
+        if len(ahead) > 2:
+            yield ahead.popleft().result()
+    while ahead:
+        yield ahead.popleft().result()
