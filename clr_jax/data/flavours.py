@@ -75,13 +75,17 @@ def resize(x, shape, interpolation: str):
 
 
 def antialiased(x, shape, interpolation: str):
-    """Pillow's resizing of [h, w, 3] to `shape` (height, width): whole levels, as float32. First along
-    the rows, then along the columns."""
+    """Pillow's resizing of uint8 [h, w, 3] to `shape` (height, width): whole levels, as float32. First
+    along the rows, then along the columns."""
     tf = tensorflow()
-    for size in ((tf.shape(x)[0], shape[1]), shape):
-        x = tf.image.resize(x, size, interpolation, antialias=True)
-        x = tf.floor(tf.clip_by_value(x, 0.0, 255.0) + 0.5)
-    return x
+    for size in (shape[1], shape[0]):
+        x = tf.transpose(x, [1, 0, 2])
+        n, m = tf.shape(x)[0], tf.shape(x)[1]
+        rows = tf.reshape(x, [n, 1, 3 * m])  # as in `filtered`
+        rows = tf.image.resize(rows, (size, 1), interpolation, antialias=True)
+        levels = tf.clip_by_value(rows, 0.0, 255.0) + 0.5
+        x = tf.reshape(tf.cast(levels, tf.uint8), [size, m, 3])
+    return tf.cast(x, tf.float32)
 
 
 def colours(view) -> dict:
@@ -166,9 +170,9 @@ def bell(sigma, reach):
 
 
 def both_axes(x, change):
-    """[h, w, 3] changed along its first axis, and along the second as the first."""
+    """[h, w, 3] changed by what changes a first axis, along the second and the first."""
     for _ in range(2):
-        x = tensorflow().transpose(change(x), [1, 0, 2])
+        x = change(tensorflow().transpose(x, [1, 0, 2]))
     return x
 
 
