@@ -67,11 +67,11 @@ def resized_box(view, shape, draws):
 
 
 def resize(x, shape, interpolation: str):
-    """TensorFlow's resizing of [h, w, 3] to `shape` (height, width), without antialiasing: float32,
-    clipped to [0, 255], because bicubic overshoots."""
+    """TensorFlow's resizing of [h, w, 3] to `shape` (height, width), without antialiasing: float32 in
+    [0, 255]; of all, bicubic alone overshoots."""
     tf = tensorflow()
     x = tf.cast(tf.image.resize(x, shape, interpolation), tf.float32)
-    return tf.clip_by_value(x, 0.0, 255.0)
+    return tf.clip_by_value(x, 0.0, 255.0) if interpolation == 'bicubic' else x
 
 
 def antialiased(x, shape, interpolation: str):
