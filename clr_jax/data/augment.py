@@ -251,7 +251,7 @@ def changed(view: View, x, parameters: dict):
     if 'jitter' in parameters:
         x = tf.cond(parameters['jitter'], lambda: jitter(view, x, parameters), lambda: x)
     if 'grayscale' in parameters:
-        grey = lambda: tf.stack([flavours.luma(x)] * 3, axis=2)
+        grey = lambda: tf.tile(flavours.luma(x)[..., None], [1, 1, 3])
         x = tf.cond(parameters['grayscale'], grey, lambda: x)
     if 'blur' in parameters:
         sigma, reach = parameters['sigma'], radius(view)
@@ -259,7 +259,7 @@ def changed(view: View, x, parameters: dict):
         blur = torch if view.flavour == 'torch' else flavours.gaussian
         x = tf.cond(parameters['blur'], lambda: blur(x, sigma, reach), lambda: x)
     if 'solarize' in parameters:
-        x = tf.cond(parameters['solarize'], lambda: tf.where(x < 127.5, x, 255 - x), lambda: x)
+        x = tf.cond(parameters['solarize'], lambda: tf.minimum(x, 255 - x), lambda: x)
     return x
 
 

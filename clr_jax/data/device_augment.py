@@ -3,7 +3,8 @@ the host, for a batch of rows and without a branch.
 
 The host sends crops, or whole images on a canvas and the place of each crop, and beside them the
 parameters that `augment.sample` drew: by example, not by device. Of the same crop both places make
-the same; only the host rounds it to whole levels then. Pictures are [b, 3, S, S] in 0..1.
+the same; only the host rounds it to whole levels then. A picture is three planes [b, S, S] in 0..1,
+red, green and blue: an operation on channels is then one on the elements of three arrays.
 """
 
 from typing import Any
@@ -90,27 +91,42 @@ def made(batch: dict, groups: list) -> dict:
         if 'canvas' in batch:
             x = cropped(view, batch['canvas'], x)
         else:
-            x = jnp.moveaxis(x.astype(jnp.float32) / 255, -1, 1)  # [b, 3, S, S]
-        return jnp.moveaxis(apply(view, x, unpacked(view, packed)), 1, -1)
+            x = tuple(x[..., k].astype(jnp.float32) / 255 for k in range(3))
+        return together(apply(view, x, unpacked(view, packed)))
 
     views = tuple(map(one, each, batch['views'], batch['drawn']))
     rest = {name: x for name, x in batch.items() if name not in ('canvas', 'drawn')}
     return rest | {'views': views}
 
 
+def together(planes):
+    """[b, S, S] of each channel -> [b, S, S, 3]. Written one by one: for CPUs, XLA would fuse `jnp.stack`
+    with what comes before it, and compute that again for every element."""
+    x = jnp.zeros((*planes[0].shape, len(planes)), planes[0].dtype)
+    for k, plane in enumerate(planes):
+        x = lax.dynamic_update_slice_in_dim(x, plane[..., None], k, -1)
+    return x
+
+
 def cropped(view: View, canvas, box):
-    """The crops of uint8 [b, C, C, 3] in float boxes [b, 4] (top, left, height, width), resized:
-    float32 [b, 3, S, S] in 0..1."""
+    """The crops of uint8 [b, C, C, 3] in float boxes [b, 4] (top, left, height, width), resized: planes."""
     torch = view.flavour == 'torch'
     whole = lambda x: jnp.floor(jnp.clip(x, 0, 255) + 0.5) if torch else x  # as Pillow rounds
     rows, columns = (
         weights(box[:, k], box[:, k + 2], view.size, canvas.shape[1], view.interpolation, torch)
         for k in (0, 1)
     )
-    x = canvas.astype(jnp.float32)
-    x = whole(jnp.einsum('bjw,bhwc->bchj', columns, x, precision=lax.Precision.HIGHEST))
-    x = whole(jnp.einsum('bih,bchj->bcij', rows, x, precision=lax.Precision.HIGHEST))
-    return jnp.clip(x / 255, 0, 1)
+
+    def one(x):
+        x = whole(product('bjw,bhw->bhj', columns, x.astype(jnp.float32)))
+        return jnp.clip(whole(product('bih,bhj->bij', rows, x)) / 255, 0, 1)
+
+    return tuple(one(canvas[..., k]) for k in range(3))
+
+
+def product(of: str, a, b):
+    """An einsum in float32; on TPUs in three passes of bfloat16, to 2^-16 or so."""
+    return jnp.einsum(of, a, b, precision=lax.Precision.HIGH)
 
 
 def weights(begin, length, size: int, side: int, interpolation: str, antialias: bool):
@@ -125,107 +141,108 @@ def weights(begin, length, size: int, side: int, interpolation: str, antialias: 
     return share / share.sum(-1, keepdims=True)
 
 
-def apply(view: View, x, parameters: dict):
-    """A batch of views [b, 3, S, S] by rows [b, ...] of `augment.sample` but for the crops."""
-    p = {name: value[:, None, None, None] for name, value in parameters.items() if value.ndim == 1}
+def apply(view: View, x: tuple, parameters: dict) -> tuple:
+    """A batch of views, planes, by rows [b, ...] of `augment.sample` but for the crops."""
+    p = {name: value[:, None, None] for name, value in parameters.items() if value.ndim == 1}
+    each = lambda change: tuple(map(change, x))
     if 'rotate' in p:
-        x = jnp.where(p['rotate'] >= 2, x[..., ::-1, ::-1], x)
-        x = jnp.where(p['rotate'] % 2 == 1, x.swapaxes(2, 3)[..., ::-1, :], x)
+        x = each(lambda x: jnp.where(p['rotate'] >= 2, x[:, ::-1, ::-1], x))
+        x = each(lambda x: jnp.where(p['rotate'] % 2 == 1, x.swapaxes(1, 2)[:, ::-1], x))
     if 'flip' in p:
-        x = jnp.where(p['flip'], x[..., ::-1], x)
+        x = each(lambda x: jnp.where(p['flip'], x[..., ::-1], x))
     if 'cutout' in parameters:
         place = jnp.arange(view.size) - parameters['cutout'][..., None] + view.cutout // 2
         within = (0 <= place) & (place < view.cutout)  # [b, 2, S]
-        square = within[:, None, 0, :, None] & within[:, None, 1, None, :]
-        x = jnp.where(square, policies.FILL / 255, x)
+        square = within[:, 0, :, None] & within[:, 1, None, :]
+        x = each(lambda x: jnp.where(square, policies.FILL / 255, x))
     if 'jitter' in p:
         x = jittered(view, x, p, parameters['order'])
     if 'grayscale' in p:
-        x = jnp.where(p['grayscale'], luma(x), x)
+        grey = luma(x)
+        x = each(lambda x: jnp.where(p['grayscale'], grey, x))
     if 'blur' in p:
-        taps = blur_matrix(view, p['sigma'][:, 0])
-        taps = jnp.where(p['blur'][:, 0], taps, jnp.eye(view.size))  # [b, S, S]
-        for along in ('bij,bcjk->bcik', 'bij,bckj->bcki'):
-            x = jnp.einsum(along, taps, x, precision=lax.Precision.HIGHEST)
+        taps = blur_matrix(view, p['sigma'])
+        taps = jnp.where(p['blur'], taps, jnp.eye(view.size))  # [b, S, S]
+        x = each(lambda x: product('bij,bkj->bki', taps, product('bij,bjk->bik', taps, x)))
     if 'solarize' in p:
-        x = jnp.where(p['solarize'] & (x >= 0.5), 1 - x, x)
+        x = each(lambda x: jnp.where(p['solarize'], jnp.minimum(x, 1 - x), x))
     return x
 
 
-def jittered(view: View, x, p: dict, order):
+def jittered(view: View, x: tuple, p: dict, order) -> tuple:
     """The colour operations in the order of each row, [b, n] of their numbers: twice, first up to the
     contrast for the mean around which it is. Each time what precedes the hue, the hue, and the rest:
     of the four operations hue costs most, and the others are of one form."""
     names = list(augment.strengths(view))
     last = len(names)
-    slot = {name: (order == k).argmax(1)[:, None, None, None] for k, name in enumerate(names)}
+    slot = {name: (order == k).argmax(1)[:, None, None] for k, name in enumerate(names)}
     hue, contrast = (slot.get(name, last) for name in ('hue', 'contrast'))
 
-    def chain(until, mean):
+    def chain(until, means=None):
         y = x
+        others = [name for name in names if name != 'hue' and (means or name != 'contrast')]
+        chosen = lambda s, active: {name: active & (slot[name] == s) for name in others}
         for s in range(last):
-            active = p['jitter'] & (s < until) & (s < hue)
-            y = blended(view, y, {name: active & (slot[name] == s) for name in names}, p, mean)
+            y = blended(view, y, chosen(s, p['jitter'] & (s < until) & (s < hue)), p, means)
         if 'hue' in names:
             y = turned(y, jnp.where(p['jitter'] & (hue < until), p['hue'], 0))
             for s in range(1, last):
-                active = p['jitter'] & (s < until) & (s > hue)
-                y = blended(view, y, {name: active & (slot[name] == s) for name in names}, p, mean)
+                y = blended(view, y, chosen(s, p['jitter'] & (s < until) & (s > hue)), p, means)
         return y
 
-    mean: Any = 0.0
-    if 'contrast' in names:
-        before = chain(contrast, mean)
-        before = luma(before) if view.flavour == 'torch' else before
-        mean = before.mean((2, 3), keepdims=True)  # [b, 1 or 3, 1, 1]
-    return chain(last, mean)
+    if 'contrast' not in names:
+        return chain(last)
+    before = chain(contrast)
+    before = (luma(before),) * 3 if view.flavour == 'torch' else before
+    return chain(last, [plane.mean((1, 2), keepdims=True) for plane in before])  # [b, 1, 1]
 
 
-def blended(view: View, x, chosen: dict, p: dict, mean):
-    """The one operation of each row that is `chosen` ([b, 1, 1, 1] by name), or none: other + factor *
-    (x - other), clipped, is brightness, contrast and saturation alike."""
+def blended(view: View, x: tuple, chosen: dict, p: dict, means) -> tuple:
+    """The one operation of each row that is `chosen` ([b, 1, 1] by name), or none: other + factor * (x -
+    other), clipped, is brightness, contrast (around `means` of the planes) and saturation alike."""
     factor: Any = 1.0
-    other: Any = 0.0
+    others: list = [0.0] * 3
     shift: Any = 0.0
     if 'brightness' in chosen:
         value = jnp.where(chosen['brightness'], p['brightness'], 0.0 if view.additive else 1.0)
         shift, factor = (value, factor) if view.additive else (shift, value)
     if 'contrast' in chosen:
         factor = jnp.where(chosen['contrast'], p['contrast'], factor)
-        other = jnp.where(chosen['contrast'], mean, other)
+        others = [jnp.where(chosen['contrast'], mean, 0.0) for mean in means]
     if 'saturation' in chosen:
         grey, most = luma(x), p['saturation']
         if view.flavour == 'tf':  # the S in HSV, at most 1, of the same V
             grey, least = extremes(x)
             most = jnp.minimum(most, grey / jnp.maximum(grey - least, 1e-12))
         factor = jnp.where(chosen['saturation'], most, factor)
-        other = jnp.where(chosen['saturation'], grey, other)
-    return jnp.clip(other + factor * (x - other) + shift, 0, 1)
+        others = [jnp.where(chosen['saturation'], grey, other) for other in others]
+    pairs = zip(x, others, strict=True)
+    return tuple(jnp.clip(other + factor * (x - other) + shift, 0, 1) for x, other in pairs)
 
 
-def turned(x, shift):
-    """Hues shifted by `shift` [b, 1, 1, 1] turns, value and saturation kept: without the six cases of
-    HSV, a channel is value - chroma * clip(min(k, 4 - k), 0, 1), k in sixths of a turn."""
-    red, green, blue = (x[:, k, None] for k in range(3))  # [b, 1, S, S]
+def turned(x: tuple, shift) -> tuple:
+    """Hues shifted by `shift` [b, 1, 1] turns, value and saturation kept: without the six cases of HSV, a
+    channel is value - chroma * clip(min(k, 4 - k), 0, 1), k in sixths of a turn."""
+    red, green, blue = x
     value, least = extremes(x)
     chroma = value - least
     scale = jnp.where(chroma > 0, 1 / jnp.where(chroma > 0, chroma, 1), 0)
     # never whether one equals the greatest: it may have been computed twice, with other roundings
     hue = jnp.where(green >= blue, 2 + (blue - red) * scale, 4 + (red - green) * scale)
     hue = jnp.where((red >= green) & (red >= blue), (green - blue) * scale, hue) + 6 * shift
-    k = (hue + jnp.array([5.0, 3.0, 1.0], x.dtype)[:, None, None]) % 6  # [b, 3, S, S]
-    return value - chroma * jnp.clip(jnp.minimum(k, 4 - k), 0, 1)
+    sixths = [hue + n - 6 * jnp.floor((hue + n) / 6) for n in (5, 3, 1)]
+    return tuple(value - chroma * jnp.clip(jnp.minimum(k, 4 - k), 0, 1) for k in sixths)
 
 
-def extremes(x):
-    """The greatest and the least channel of each pixel, [b, 1, S, S] each."""
-    red, green, blue = (x[:, k, None] for k in range(3))
-    return (both(both(red, green), blue) for both in (jnp.maximum, jnp.minimum))
+def extremes(x: tuple) -> tuple:
+    """The greatest and the least channel of each pixel, [b, S, S] each."""
+    red, green, blue = x
+    return tuple(both(both(red, green), blue) for both in (jnp.maximum, jnp.minimum))
 
 
-def luma(x):
-    """The brightness of [b, 3, S, S]: [b, 1, S, S]."""
-    return sum(weight * x[:, k, None] for k, weight in enumerate(flavours.LUMA))
+def luma(x: tuple):
+    """The brightness, [b, S, S]."""
+    return sum(weight * plane for weight, plane in zip(flavours.LUMA, x, strict=True))
 
 
 def blur_matrix(view: View, sigma):
@@ -241,8 +258,7 @@ def blur_matrix(view: View, sigma):
             taps += jnp.where(j == 0, box(i + beyond), 0) + jnp.where(
                 j == end, box(end - i + beyond), 0
             )
-        twice = jnp.matmul(taps, taps, precision=lax.Precision.HIGHEST)
-        return jnp.matmul(twice, taps, precision=lax.Precision.HIGHEST)
+        return product('bij,bjk->bik', product('bij,bjk->bik', taps, taps), taps)
     bell = lambda distance: jnp.exp(-(distance**2) / (2 * sigma**2))
     total = bell(jnp.arange(-radius, radius + 1)).sum(-1, keepdims=True)
     tap = lambda distance: jnp.where(distance <= radius, bell(distance), 0) / total

@@ -40,7 +40,7 @@ def row(parameters, k):
 
 
 def planes(x):
-    return jnp.moveaxis(jnp.asarray(x, jnp.float32) / 255, -1, 1)
+    return tuple(jnp.asarray(x[..., k], jnp.float32) / 255 for k in range(3))
 
 
 @pytest.mark.parametrize('name', VARIANTS)
@@ -50,7 +50,7 @@ def test_a_view_is_that_of_the_host_before_it_is_rounded(name):
     host, packed = device_augment.split(view, drawn)
     assert host == {}
     apply = jax.jit(lambda x, p: device_augment.apply(view, x, device_augment.unpacked(view, p)))
-    made = np.moveaxis(np.asarray(apply(planes(x), packed)), 1, -1)
+    made = np.stack(apply(planes(x), packed), -1)
     change = tensorflow().function(lambda x, p: augment.changed(view, x, p), autograph=False)
     for k in range(ROWS):
         expected = change(tensorflow().constant(x[k], 'float32'), row(drawn, k)).numpy() / 255
@@ -79,7 +79,7 @@ def test_a_crop_is_that_of_the_host_to_one_level(name):
     made = jax.jit(lambda x, box: device_augment.cropped(view, x, box))(
         *map(np.stack, (canvases, boxes))
     )
-    difference = np.abs(np.moveaxis(np.asarray(made), 1, -1) - np.stack(expected)) * 255
+    difference = np.abs(np.stack(made, -1) - np.stack(expected)) * 255
     assert difference.max() < 1 + 1e-3
     assert difference.mean() < 0.02
 
@@ -95,7 +95,7 @@ def test_a_larger_image_is_shrunk_to_the_canvas_and_not_cut_off():
     assert (boxes[:, :2] + boxes[:, 2:] <= [44, 64]).all()
     made = device_augment.cropped(view, np.stack([shown] * ROWS), boxes)
     expected = [augment.cropped(view, image, row(drawn, k)) for k in range(ROWS)]
-    difference = np.moveaxis(np.asarray(made), 1, -1) * 255 - np.stack(expected)
+    difference = np.stack(made, -1) * 255 - np.stack(expected)
     assert np.abs(difference).max() < 3
     assert np.abs(difference).mean() < 0.7
 
