@@ -23,6 +23,7 @@ def captions(
     test: str = 'held_out',
     test_fraction: float = 0.1,
     max_bad_fraction: float = 0.01,
+    max_pixels: int = records.MAX_PIXELS,
 ) -> Source:
     """Your own images with captions: a directory, and in it (or anywhere) a `file` of JSON lines, or a
     JSON list, of {"image": "a/b.jpg", "caption": "a cat"}, or with "captions": ["a cat", ...].
@@ -30,8 +31,8 @@ def captions(
     label: the key of a record that names its class. The hashes of the names single out a
     `test_fraction` that is never trained on; test='held_out' tests on these, 'seen' on the others,
     'all' on both. test_path: a directory with other pictures under the same names, for the test
-    split. Up to `max_bad_fraction` of a split's images may be damaged: another image is then read, with
-    its own captions (`damage.Reader`).
+    split. Up to `max_bad_fraction` of a split's images may be damaged, or larger than `max_pixels` by
+    their header: another image is then read, with its own captions (`damage.Reader`).
     """
     known([test], ('held_out', 'seen', 'all'), 'config.data.test')
     if not path:
@@ -56,13 +57,13 @@ def captions(
     tf = tensorflow()
     paths = tf.constant([os.fsencode(place) for place in places])
     held_texts, held_numbers = aligned(texts), tf.constant(numbers, tf.int32)
-    name = f'{printable(root)} ({split})'
+    name, decode = f'{printable(root)} ({split})', records.decoder(max_pixels)
     return Source(
         name=name,
         size=len(listed),
         classes=len(classes) or None,
         read=lambda i: {
-            'image': records.decode(tf.io.read_file(paths[i])),
+            'image': decode(tf.io.read_file(paths[i])),
             'text': held_texts[i],
             'label': held_numbers[i],
         },

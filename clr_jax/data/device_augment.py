@@ -148,7 +148,8 @@ def apply(view: View, x: tuple, parameters: dict) -> tuple:
     if 'rotate' in p:
         x = each(lambda x: jnp.where(p['rotate'] >= 2, x[:, ::-1, ::-1], x))
         x = each(lambda x: jnp.where(p['rotate'] % 2 == 1, x.swapaxes(1, 2)[:, ::-1], x))
-    if 'flip' in p:
+    late = 'blur' in p and 'cutout' not in parameters  # then the flip costs nothing
+    if 'flip' in p and not late:
         x = each(lambda x: jnp.where(p['flip'], x[..., ::-1], x))
     if 'cutout' in parameters:
         place = jnp.arange(view.size) - parameters['cutout'][..., None] + view.cutout // 2
@@ -163,7 +164,8 @@ def apply(view: View, x: tuple, parameters: dict) -> tuple:
     if 'blur' in p:
         taps = blur_matrix(view, p['sigma'])
         taps = jnp.where(p['blur'], taps, jnp.eye(view.size))  # [b, S, S]
-        x = each(lambda x: product('bij,bkj->bki', taps, product('bij,bjk->bik', taps, x)))
+        across = jnp.where(p['flip'], taps[:, ::-1], taps) if 'flip' in p and late else taps
+        x = each(lambda x: product('bij,bkj->bki', across, product('bij,bjk->bik', taps, x)))
     if 'solarize' in p:
         x = each(lambda x: jnp.where(p['solarize'], jnp.minimum(x, 1 - x), x))
     return x

@@ -58,6 +58,7 @@ def tfds(
     test: str = 'test',
     text: tuple = (),
     max_bad_fraction: float = 0.01,
+    max_pixels: int = records.MAX_PIXELS,
 ) -> Source:
     """A data set of images, recordings or texts prepared by TensorFlow Datasets: 'name', 'name/config'
     or 'name:version', of which `text` names the features that are an example's texts ('caption', or
@@ -65,7 +66,8 @@ def tfds(
 
     Never uses the network. `data_dir` None is TFDS's own default; `train` and `test` are splits in
     TFDS's notation ('train[:90%]'). Small data sets of one image size are decoded into memory, if all
-    of them can be read. Up to `max_bad_fraction` of the examples may be damaged: `damage.Reader`.
+    of them can be read. Up to `max_bad_fraction` of the examples may be damaged, or larger than
+    `max_pixels` by their header: `damage.Reader`.
     """
     tf = tensorflow()
     builder = prepared(dataset, data_dir)
@@ -105,7 +107,7 @@ def tfds(
         values = tf.io.parse_single_example(record, wanted)
         example = {'label': tf.cast(values.get(label, -1), tf.int32)}
         if image:
-            example['image'] = records.decode(values[image])
+            example['image'] = decode(values[image])
         if sound:
             example['recording'] = tf.cast(values[sound], tf.int16)
         if text:
@@ -132,7 +134,7 @@ def tfds(
         return records.kept('labels', [p.filename for p in parts], make, which)
 
     parts = info.file_instructions
-    damage = Damage(name, info.num_examples, max_bad_fraction)
+    decode, damage = records.decoder(max_pixels), Damage(name, info.num_examples, max_bad_fraction)
     shape = features[image].shape if image and not (sound or text) else (None,)
     read = partial(_read, name, info.num_examples, records.in_order(kind, parts))
     names = (lambda: [os.fsdecode(x) for x in about()['name']]) if file else None
@@ -170,6 +172,7 @@ def folder(
     test_path: str = '',
     test_fraction: float = 0.1,
     max_bad_fraction: float = 0.01,
+    max_pixels: int = records.MAX_PIXELS,
 ) -> Source:
     """Your own images: a directory with JPEG, PNG, BMP, GIF (first frame) and WebP at any depth.
 
@@ -177,8 +180,8 @@ def folder(
     there are no labels. The test split is `test_path`; or `path`/test or `path`/val beside
     `path`/train; or else the `test_fraction` that the hashes of the file names single out.
 
-    Up to `max_bad_fraction` of a split's images may be damaged, or no images: others are read for them
-    (`damage.Reader`).
+    Up to `max_bad_fraction` of a split's images may be damaged, no images, or larger than `max_pixels` by
+    their header: others are read for them (`damage.Reader`).
     """
     if not path:
         raise Problem('config.data.path is empty: set it to the directory of your images', CONFIG)
@@ -207,12 +210,12 @@ def folder(
     paths = tf.constant([os.fsencode(place) for place in places])
     number = {label: k for k, label in enumerate(labels)}
     numbers = tf.constant([number.get(name.split('/')[0], -1) for name, _ in files], tf.int32)
-    name = f'{printable(root)} ({split})'
+    name, decode = f'{printable(root)} ({split})', records.decoder(max_pixels)
     return Source(
         name=name,
         size=len(files),
         classes=len(labels) or None,
-        read=lambda i: {'image': records.decode(tf.io.read_file(paths[i])), 'label': numbers[i]},
+        read=lambda i: {'image': decode(tf.io.read_file(paths[i])), 'label': numbers[i]},
         fingerprint=digest((labels, files)),
         where=lambda i: printable(places[i]),
         labels=numbers.numpy,

@@ -13,10 +13,10 @@ from pathlib import Path
 import numpy as np
 
 from clr_jax.data.augment import tensorflow
-from clr_jax.entry import DATA, INPUT, Problem
+from clr_jax.entry import CONFIG, DATA, INPUT, Problem
 
 INDEX = '.offsets.npy'  # beside a file of records on a bucket: where each begins, and its size
-MAX_PIXELS = 100_000_000  # of one image: some kilobytes of PNG can unpack to gigabytes
+MAX_PIXELS = 100_000_000  # of one image, by default: some kilobytes of PNG can unpack to gigabytes
 
 
 def in_order(kind: str, parts):
@@ -81,17 +81,25 @@ def by_place(files, places):
     return lambda i: tf.ensure_shape(tf.numpy_function(fetch, [i], tf.string), [])
 
 
-def decode(data):
+def decoder(max_pixels: int):
+    """`decode` of images up to so many pixels, the setting of a data set."""
+    if max_pixels < 1:
+        raise Problem(f'config.data.max_pixels={max_pixels}: at least 1', CONFIG)
+    return functools.partial(decode, max_pixels=max_pixels)
+
+
+def decode(data, max_pixels: int = MAX_PIXELS):
     """An image file's bytes, whatever its name says -> uint8 [h, w, 3].
 
-    Of what moves, the first frame; of 16 bits, the upper 8. An image of more than MAX_PIXELS by its
+    Of what moves, the first frame; of 16 bits, the upper 8. An image of more than `max_pixels` by its
     header is an error before it is unpacked.
     """
     tf = tensorflow()
 
     def allow(sides):
         pixels = tf.abs(tf.reduce_prod(tf.cast(sides, tf.int64)))
-        tf.debugging.assert_less_equal(pixels, np.int64(MAX_PIXELS), 'the image is too large')
+        much = f'the image is too large for config.data.max_pixels={max_pixels}'
+        tf.debugging.assert_less_equal(pixels, np.int64(max_pixels), much)
 
     def jpeg():
         allow(tf.io.extract_jpeg_shape(data)[:2])

@@ -30,6 +30,7 @@ def tars(
     text: tuple = (),
     test_fraction: float = 0.1,
     max_bad_fraction: float = 0.01,
+    max_pixels: int = records.MAX_PIXELS,
 ) -> Source:
     """A WebDataset: tar files in which the members of an example have one name up to the first dot, its
     image ('a/1.jpg', any ending of `folder`), and beside it 'a/1.cls', 'a/1.txt', 'a/1.json'.
@@ -41,7 +42,8 @@ def tars(
 
     Nothing is unpacked: members are read from where they lie by an index, which one pass over a file
     makes and which is kept (`records.kept`); from a bucket the pass reads it whole. Up to
-    `max_bad_fraction` of a split's images may be damaged (`damage.Reader`).
+    `max_bad_fraction` of a split's images may be damaged, or larger than `max_pixels` by their header
+    (`damage.Reader`).
     """
     if not path:
         raise Problem('config.data.path is empty: set it to your tar files', CONFIG)
@@ -61,10 +63,10 @@ def tars(
     tf = tensorflow()
     labels = tf.constant([-1 if v is None else number[v] for v in here.values], tf.int32)
     written = aligned(here.texts) if text else {}
-    data = records.by_place(here.files, here.places)
+    data, decode = records.by_place(here.files, here.places), records.decoder(max_pixels)
 
     def read(i):
-        example = {'image': records.decode(data(i)), 'label': labels[i]}
+        example = {'image': decode(data(i)), 'label': labels[i]}
         return example | ({'text': written[i]} if text else {})
 
     content = [[*map(os.path.basename, here.files)], here.keys, here.places.tolist(), here.texts]

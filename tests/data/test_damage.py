@@ -1,5 +1,6 @@
 """What cannot be read is named, counted and replaced by a rule; what only looks odd is read."""
 
+import inspect
 import io
 import json
 import struct
@@ -109,6 +110,23 @@ def test_the_header_alone_tells_that_an_image_is_too_large(side):
         with pytest.raises(tf.errors.InvalidArgumentError) as raised:
             records.decode(tf.constant(bytes(start) + bytes(9)))
         assert ('too large' in str(raised.value)) == (side > 10_000)
+
+
+def test_how_large_an_image_may_be_is_a_setting(tmp_path, capsys):
+    for k in range(3):  # 30 pixels each, the last 42
+        size = (6, 7) if k == 2 else (5, 6)
+        (tmp_path / f'{k}.png').write_bytes(encoded(Image.new('RGB', size, (10 * k, 3, 7)), 'PNG'))
+    of = lambda most: folder(tmp_path, test_fraction=1e-9, max_bad_fraction=0.5, max_pixels=most)
+    for most, last in ((42, 2), (41, 0)):
+        (batch,) = batches(of(most), 1, batch_size=3)
+        np.testing.assert_array_equal(number(batch), np.where(batch['index'] == 2, last, batch['index']))
+    assert '2.png is replaced: ' in (said := capsys.readouterr().err)
+    assert 'config.data.max_pixels=41' in said
+    for name in ('folder', 'tfds', 'tars', 'captions'):
+        assert 'max_pixels' in inspect.signature(sources.FACTORIES[name]).parameters
+    with pytest.raises(Problem, match=r'config\.data\.max_pixels=0: at least 1') as raised:
+        of(0)
+    assert raised.value.code == CONFIG
 
 
 def test_a_bad_example_is_read_as_the_next_good_one(spoilt, capsys):
