@@ -30,7 +30,8 @@ def default() -> ConfigDict:
     config.tokenizer = ConfigDict({'path': '', 'vocabulary': 8192})
     # of the training examples, by one of three: data.subsets.subset
     config.subset = ConfigDict(
-        {'fraction': 1.0, 'per_class': 0, 'list': '', 'seed': 0, 'repeat': 1, 'balance': 0.0}
+        {'fraction': 1.0, 'per_class': 0, 'list': '', 'seed': 0, 'repeat': 1}
+        | {'balance': 0.0, 'weights': ''}
     )
     # groups of views, each the fields of one of data.views.KINDS: `name`, or else an image's
     config.views = ConfigDict({'view': {}})

@@ -146,9 +146,10 @@ def describe(config: dict, examples: int, classes: int) -> Run:
         method = accumulate.exact(method, tuple(kinds), pieces)
     name = config['method']['name']
     has_rows = 'examples' in needs(named('clr_jax.methods', name, 'method'))
-    if config['subset']['balance'] and has_rows:
-        twice = 'an example may then come twice in a batch'
-        raise Problem(f'config.subset.balance: {name} has one row for each example, and {twice}')
+    for setting in ('balance', 'weights'):
+        if config['subset'][setting] and has_rows:
+            rows, twice = 'has one row for each example', 'an example may then come twice in a batch'
+            raise Problem(f'config.subset.{setting}: {name} {rows}, and {twice}')
     make = lambda of, at: [views.make(of[name], f'config.{at}.{name}') for name in of]
     groups, extra = make(config['views'], 'views'), config['unlabelled']['batch_size']
     others = make(config['unlabelled']['views'], 'unlabelled.views')

@@ -102,10 +102,11 @@ def made(batch: dict, groups: list) -> dict:
 def together(planes):
     """[b, S, S] of each channel -> [b, S, S, 3]. Written one by one: for CPUs, XLA would fuse `jnp.stack`
     with what comes before it, and compute that again for every element."""
-    x = jnp.zeros((*planes[0].shape, len(planes)), planes[0].dtype)
+    b, *sides = planes[0].shape
+    x = jnp.zeros((b, len(planes), *sides), planes[0].dtype)
     for k, plane in enumerate(planes):
-        x = lax.dynamic_update_slice_in_dim(x, plane[..., None], k, -1)
-    return x
+        x = lax.dynamic_update_slice_in_dim(x, plane[:, None], k, 1)
+    return jnp.moveaxis(x, 1, -1)
 
 
 def cropped(view: View, canvas, box):

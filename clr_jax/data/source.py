@@ -32,7 +32,7 @@ class Source(NamedTuple):
     targets: Callable | None = None  # () -> float [n, k]: what is measured beside each example
     rate: Callable | None = None  # () -> how many samples of a recording are a second
     tokenizer: Any = None  # what makes tokens of its texts: tokens.prepare
-    order: Callable | None = None  # of an epoch: what balance.balanced makes; None: a permutation
+    order: Callable | None = None  # of an epoch: what `balance` makes; None: a permutation
     damage: Any = None  # damage.Damage: what cannot be read is replaced; None: it is a Problem
 
 

@@ -3,13 +3,14 @@
 import math
 import os
 from collections import Counter
+from collections.abc import Sequence
 
 import numpy as np
 from etils import epath
 
 from clr_jax.data import index
 from clr_jax.data.augment import tensorflow
-from clr_jax.data.balance import balanced
+from clr_jax.data.balance import balanced, weighted
 from clr_jax.data.source import Source, digest, printable
 from clr_jax.entry import CONFIG, INPUT, Problem
 
@@ -23,6 +24,7 @@ def subset(
     seed: int = 0,
     repeat: int = 1,
     balance: float = 0.0,
+    weights: str = '',
 ) -> Source:
     """Fewer examples of `source`, by one of the three, in its order; by none, `source` itself.
 
@@ -42,6 +44,10 @@ def subset(
     (`balance.balanced`): 0.5 is square-root sampling, 1 class-balanced. Not for methods with a row for
     each example (a memory), which would be written twice in a batch.
 
+    weights: a text file with a weight, at least 0, on each line: of every example of `source` in its
+    order, or after its name as in `list`. An epoch's places are shared out by them
+    (`balance.weighted`); an example of 0 never comes. Not for those methods either.
+
     The labels and names of a large TFDS data set take one pass over its files, whose result is kept.
     Raises Problem for settings that exclude each other, and for what the source cannot give.
     """
@@ -57,15 +63,20 @@ def subset(
         raise Problem(f'config.subset.balance={balance}: from 0 to 1', CONFIG)
     if balance and not source.classes:
         raise Problem(f'config.subset.balance: {source.name} has no labels', CONFIG)
+    if balance and weights:
+        raise Problem('config.subset has balance and weights: set one of them', CONFIG)
+    own, part = _weights(source, weights) if weights else None, source
+    if fraction < 1 or per_class or list or repeat > 1:
+        chosen = np.repeat(np.sort(_chosen(source, fraction, per_class, list, seed)), repeat)
+        part, own = _only(source, chosen), None if own is None else own[chosen]
     if balance:
-        part = subset(
-            source, fraction=fraction, per_class=per_class, list=list, seed=seed, repeat=repeat
-        )
         return part._replace(order=balanced(part.labels(), balance))
-    if fraction == 1 and not per_class and not list and repeat == 1:
-        return source
-    chosen = _chosen(source, fraction, per_class, list, seed)
-    return _only(source, np.repeat(np.sort(chosen), repeat))
+    if own is None:
+        return part
+    if not own.any():
+        raise Problem(f'config.subset.weights={weights}: all of them are 0', CONFIG)
+    seen = digest((part.fingerprint, own.tolist()))
+    return part._replace(order=weighted(own), fingerprint=seen)
 
 
 def rest(source: Source, *, fraction, per_class, list, seed, **_) -> Source:
@@ -129,12 +140,39 @@ def draw(labels, seed: int, *, per_class: int = 0, count: int = 0, where: str = 
 
 def _listed(source: Source, path: str):
     """The numbers of the examples that the lines of a file name."""
+    return np.sort(_numbers(source, _lines(path, 'list'), f'config.subset.list={path}'))
+
+
+def _weights(source: Source, path: str):
+    """The weights that a file gives the examples: float64 [n]."""
+    what = f'config.subset.weights={path}'
+    lines = [line.rsplit(maxsplit=1) for line in _lines(path, 'weights')]
+    named = bool(lines) and all(len(line) == 2 for line in lines)
+    if len(lines) != source.size or not (named or all(len(line) == 1 for line in lines)):
+        need = f'one for each of the {source.size} examples of {source.name}'
+        raise Problem(f'{what} has {len(lines)} lines: {need}, "<weight>" or "<name> <weight>"', CONFIG)
+    weights = np.empty(source.size)
+    numbers = _numbers(source, [line[0] for line in lines], what) if named else slice(None)
+    try:
+        weights[numbers] = [float(line[-1]) for line in lines]
+    except ValueError as error:
+        raise Problem(f'{what}: {error}', CONFIG) from None
+    if not (np.isfinite(weights) & (weights >= 0)).all():
+        raise Problem(f'{what}: a weight is a number, at least 0', CONFIG)
+    return weights
+
+
+def _lines(path: str, setting: str):
     try:
         text = epath.Path(path).read_bytes().decode('utf-8-sig', 'surrogateescape')
     except OSError as error:
         reason = f'cannot be read: {error.strerror}'
-        raise Problem(f'config.subset.list={path} {reason}', INPUT) from None
-    lines = [line.strip() for line in text.split('\n') if line.strip()]
+        raise Problem(f'config.subset.{setting}={path} {reason}', INPUT) from None
+    return [line.strip() for line in text.split('\n') if line.strip()]
+
+
+def _numbers(source: Source, lines: Sequence[str], what: str):
+    """The numbers of the examples with these names, each once."""
     names = source.names() if source.names else [str(i) for i in range(source.size)]
     short = [os.path.basename(name) for name in names]
     often = Counter(short)
@@ -144,9 +182,9 @@ def _listed(source: Source, path: str):
     if strange or not lines:
         first = f', the first "{printable(strange[0])}"' if strange else ''
         wrong = f'{len(strange)} of {len(lines)} lines name no single example of {source.name}'
-        raise Problem(f'config.subset.list={path}: {wrong}{first}', CONFIG)
-    chosen, times = np.unique([number[line] for line in lines], return_counts=True)
+        raise Problem(f'{what}: {wrong}{first}', CONFIG)
+    numbers = np.array([number[line] for line in lines])
+    chosen, times = np.unique(numbers, return_counts=True)
     if times.max() > 1:
-        twice = names[chosen[times.argmax()]]
-        raise Problem(f'config.subset.list={path} has {printable(twice)} twice', CONFIG)
-    return chosen
+        raise Problem(f'{what} has {printable(names[chosen[times.argmax()]])} twice', CONFIG)
+    return numbers

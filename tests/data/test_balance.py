@@ -7,7 +7,7 @@ import pytest
 
 from clr_jax.data import index, pipeline, sources, subsets
 from clr_jax.data.augment import View
-from clr_jax.data.balance import balanced
+from clr_jax.data.balance import balanced, weighted
 from clr_jax.entry import CONFIG, Problem
 from clr_jax.train import describe
 from tests.conftest import config
@@ -70,6 +70,63 @@ def test_a_large_head_is_drawn_anew_each_epoch():
     assert np.abs(alike).max() < 0.75
 
 
+def test_weights_are_shares_of_an_epoch():
+    weights = np.random.default_rng(1).exponential(size=N) * (np.arange(N) % 5 > 0)
+    order, expected = weighted(weights), N * weights / weights.sum()
+    total = np.zeros(N)
+    for k in range(200):
+        example, turn = epoch(order, 2, k)
+        times = np.bincount(example, minlength=N)
+        assert (np.abs(times - expected) < 1 + 1e-4).all()
+        total += times
+        assert len({*zip(example.tolist(), turn.tolist(), strict=True)}) == N
+        assert (turn < times[example]).all()  # so they are 0 to times - 1
+    assert (np.abs(total / 200 - expected) < 4.5 * 0.5 / np.sqrt(200)).all()
+    assert not total[::5].any()
+    part = order(np.arange(3, N, 7), index.key(2, 199))
+    np.testing.assert_array_equal(part, [example[3::7], turn[3::7]])
+    once, turn = epoch(weighted(np.full(N, 0.3)), 0, 0)
+    assert sorted(once) == list(range(N))
+    assert not turn.any()
+
+
+def test_weights_come_from_a_file(tmp_path):
+    whole, file = sources.digits('test'), tmp_path / 'weights.txt'
+    names = [f'{"ab"[k % 2]}/{k}.png' for k in range(360)]
+    named, weights = whole._replace(names=lambda: names), np.arange(360) % 4 / 2
+    write = lambda lines: file.write_text('\n'.join(lines) + '\n')
+    settings, seen = {'per_class': 9, 'weights': str(file)}, []
+    numbers = [int(subsets.subset(whole, per_class=9).where(i).split()[1]) for i in range(90)]
+    for lines in (
+        [f'{w}' for w in weights],
+        [f'{names[k]} {weights[k]}' for k in range(359, -1, -1)],
+    ):
+        write(lines)
+        source = subsets.subset(named, **settings)
+        example, _ = source.order(np.arange(90), index.key(0))
+        expected, _ = weighted(weights[numbers])(np.arange(90), index.key(0))
+        np.testing.assert_array_equal(example, expected)
+        seen.append(source.fingerprint)
+    assert seen[0] == seen[1] != subsets.subset(named, per_class=9).fingerprint
+    (batch,) = islice(pipeline.train_batches(source, [View(size=8)], seed=0, batch_size=90), 1)
+    assert (weights[np.array(numbers)[batch['index']]] > 0).all()
+    for lines, said in (
+        (['1'] * 359, '359 lines: one for each of the 360'),
+        (['1'] * 359 + ['b 1'], '"<weight>" or "<name> <weight>"'),
+        (['1'] * 359 + ['-1'], 'at least 0'),
+        (['1'] * 359 + ['x'], "'x'"),
+        (['0'] * 360, 'all of them are 0'),
+        ([f'{name} 1' for name in [*names[:359], 'c.png']], '1 of 360 lines name no single'),
+        ([f'{name} 1' for name in [*names[:359], names[0]]], 'twice'),
+    ):
+        write(lines)
+        with pytest.raises(Problem, match=said) as raised:
+            subsets.subset(named, weights=str(file))
+        assert raised.value.code == CONFIG
+    with pytest.raises(Problem, match='balance and weights'):
+        subsets.subset(whole, balance=1.0, weights=str(file))
+
+
 def test_batches_of_a_balanced_subset():
     """The same after a resume and on several processes; an example that comes again has other views."""
     view = View(copies=1, size=8, area=(1, 1), jitter=0.0, grayscale=0.0, blur=0.0, cutout=3)
@@ -98,10 +155,11 @@ def test_the_order_is_the_same_for_ever():
     assert (example.tolist(), turn.tolist()) == ([983, 226, 340, 918, 293, 487], [0] * 6)
 
 
-def test_a_memory_with_a_row_for_each_example_is_refused():
+@pytest.mark.parametrize(('setting', 'value'), [('balance', 0.5), ('weights', 'weights.txt')])
+def test_a_memory_with_a_row_for_each_example_is_refused(setting, value):
     of = config('instdisc_cifar10_small', 'smoke').to_dict()
-    of['subset']['balance'] = 0.5
-    with pytest.raises(Problem, match=r'config\.subset\.balance: instdisc has one row') as raised:
+    of['subset'][setting] = value
+    with pytest.raises(Problem, match=rf'config\.subset\.{setting}: instdisc has one row') as raised:
         describe(of, 1000, 10)
     assert raised.value.code == CONFIG
 
