@@ -8,8 +8,11 @@ import pytest
 from scipy import stats
 
 from clr_jax.config import default, finish
-from clr_jax.data import augment, flavours, index
+from clr_jax.data import augment, flavours, index, policies, views
 from clr_jax.data.augment import Central, View, tensorflow
+from clr_jax.data.frames import Frames
+from clr_jax.data.recording import Recording
+from clr_jax.data.text import Text
 from tests.conftest import ROOT, config
 
 GOLDEN = dict(np.load(Path(__file__).parent / 'golden' / 'torch.npz'))
@@ -122,13 +125,15 @@ def test_a_crop_is_that_of_torchvision_for_the_same_draws(number):
 # Distributions, by Kolmogorov and Smirnov: a wrong one of 10,000 draws has p far below this.
 
 DRAWS, LEAST = 10_000, 1e-4
+KEYS = index.key(5, 0, np.arange(DRAWS))
 
 
 @pytest.mark.parametrize('flavour', flavours.FLAVOURS)
 @pytest.mark.parametrize('additive', [False, True])
 def test_every_parameter_is_distributed_as_defined(flavour, additive):
     view = View(flavour=flavour, additive=additive, brightness=0.4, contrast=1.5, solarize=0.2)
-    drawn = augment.sample(view, index.key(5, 0, np.arange(DRAWS)), 1)
+    view = view._replace(size=32, rotate=0.6, cutout=8, policy='uda')
+    drawn = augment.sample(view, KEYS, 1)
     ranges = {
         'brightness': (-0.4, 0.4) if additive else (0.6, 1.4),
         'contrast': (0.0, 2.5),
@@ -146,12 +151,31 @@ def test_every_parameter_is_distributed_as_defined(flavour, additive):
     crop = drawn['crop'] / (2**31 if flavour == 'tf' else 1)
     for column in crop.T:
         assert stats.kstest(column, 'uniform').pvalue > LEAST
+    quarters = np.bincount(drawn['rotate'], minlength=4)
+    assert stats.chisquare(quarters, DRAWS * np.array([0.4, 0.2, 0.2, 0.2])).pvalue > LEAST
+    for pixels in (*drawn['cutout'].T, *drawn['centre'].reshape(DRAWS, -1).T):
+        assert stats.chisquare(np.bincount(pixels, minlength=32)).pvalue > LEAST
+    table = augment.policy(view)
+    names = [name for choice in table.choices for name, *_ in choice]
+    share = np.array([names.count(name) for name in policies.used(table)]) / len(names)
+    for slot in drawn['policy'].T:
+        assert stats.chisquare(np.bincount(slot)[1:], DRAWS * share).pvalue > LEAST
+    tested = {*ranges, 'flip', 'jitter', 'grayscale', 'blur', 'solarize', 'order', 'crop'}
+    tested |= {'rotate', 'cutout', 'centre', 'policy'}
+    assert drawn.keys() == tested | {'applied', 'argument'}  # test_policies.py has these two
+
+
+@pytest.mark.parametrize('view', [Recording(), Frames(), Text(part=-1)])
+def test_places_in_what_is_no_image_are_uniform(view):
+    for values in views.of(view).sample(view, KEYS, 1).values():
+        for column in values.reshape(DRAWS, -1).T:
+            assert stats.kstest(column, 'uniform').pvalue > LEAST
 
 
 def test_crops_of_torchvision_are_distributed_as_defined():
     """Where every try fits: area uniform, aspect log-uniform, place uniform, all independent."""
     view = View(flavour='torch', area=(0.1, 0.4), ratio=(0.5, 2.0))
-    draws = augment.sample(view, index.key(5, 0, np.arange(DRAWS)), 0)['crop']
+    draws = augment.sample(view, KEYS, 0)['crop']
     side = 10_000
     begin, extent = (x.numpy()[:, :2] for x in augment.crop_box(view, (side, side, 3), draws))
     area, aspect = extent.prod(1) / side**2, np.log2(extent[:, 1] / extent[:, 0])

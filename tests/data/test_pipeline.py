@@ -15,6 +15,7 @@ VIEWS = (
     View(copies=1, size=12, flavour='torch', solarize=0.3),
 )
 LIGHT = (View(size=8, jitter=0.0, blur=0.0),)  # a graph that is quickly made
+BOTH = (LIGHT[0], LIGHT[0]._replace(copies=1, flavour='torch'))
 BATCH = 16
 
 
@@ -69,11 +70,15 @@ def test_threads_change_nothing(digits, reference):
         assert_same(batches(digits, 4, VIEWS, threads=threads), reference)
 
 
+@pytest.fixture(scope='module')
+def whole(digits):
+    return batches(digits, 2, BOTH)
+
+
 @pytest.mark.parametrize('processes', [2, 4, 8])
-def test_processes_make_their_rows_of_the_same_batches(digits, processes):
+def test_processes_make_their_rows_of_the_same_batches(digits, whole, processes):
     rows = BATCH // processes
-    whole = batches(digits, 2)
-    parts = [batches(digits, 2, rows=(p * rows, (p + 1) * rows)) for p in range(processes)]
+    parts = [batches(digits, 2, BOTH, rows=(p * rows, (p + 1) * rows)) for p in range(processes)]
     for step in range(2):
         of_step = [leaves(part[step]) for part in parts]
         together = [np.concatenate(column) for column in zip(*of_step, strict=True)]
