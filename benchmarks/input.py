@@ -26,6 +26,7 @@ import numpy as np
 
 from clr_jax.data import pipeline, records, sources
 from clr_jax.data.augment import View, tensorflow
+from clr_jax.entry import keep_memory
 
 SHAPES = ((375, 500), (375, 500), (375, 500), (500, 375), (333, 500))  # of five files
 SIZE, RADIUS = 224, 11
@@ -39,6 +40,7 @@ def main():
     parser.add_argument('--rounds', type=int, default=5)
     parser.add_argument('--images', type=int, default=64, help='of a contender in a round')
     options = parser.parse_args()
+    keep_memory()  # as every program of this library does
     peers = installed()
     with tempfile.TemporaryDirectory() as folder:
         paths = write(Path(folder), max(2 * options.images, 100))
@@ -73,16 +75,13 @@ def contenders(folder: str, paths: list, n: int) -> dict:
     """{name: a function that makes the views of n images}."""
     found = {PLAIN: plain(paths, n, blur=False), BLURRED: plain(paths, n, blur=True)}
     found['decoding alone'] = decoding(paths, n)
+    make = partial(ours, folder, n)
+    found['decoding to a canvas of 512'] = make(View(), 512)
     for flavour in ('tf', 'torch'):
-        view, crop = View(flavour=flavour), 'decoding and crops'
-        make = partial(ours, folder, n)
-        if flavour == 'tf':
-            found['tf: decoding to a canvas of 512'] = make(view, 512)
-            found[f'tf: {crop}, bilinear'] = make(view._replace(interpolation='bilinear'), 0)
-            found[f'tf: {crop}, bicubic'] = make(view, 0)
-        else:
-            found[f'torch: {crop}, bilinear'] = make(view._replace(interpolation='bilinear'), 0)
-            found[f'torch: {crop}, bicubic'] = make(view, 0)
+        view = View(flavour=flavour)
+        linear = view._replace(interpolation='bilinear')
+        found[f'{flavour}: decoding and crops, bilinear'] = make(linear, 0)
+        found[f'{flavour}: decoding and crops, bicubic'] = make(view, 0)
         found[f'{flavour}: all without blur'] = make(view._replace(blur=0.0), None)
         found[f'{flavour}: all'] = make(view, None)
     return found
@@ -117,8 +116,10 @@ def plain(paths: list, n: int, blur: bool):
     def view(image):
         begin, size, _ = tf.image.sample_distorted_bounding_box(
             *(tf.shape(image), tf.constant([[[0.0, 0.0, 1.0, 1.0]]])),
-            **{'min_object_covered': 0.1, 'aspect_ratio_range': (3 / 4, 4 / 3)},
-            **{'area_range': (0.08, 1.0), 'max_attempts': 100},
+            min_object_covered=0.1,
+            aspect_ratio_range=(3 / 4, 4 / 3),
+            area_range=(0.08, 1.0),
+            max_attempts=100,
             use_image_if_no_bounding_boxes=True,
         )
         x = tf.image.resize(tf.slice(image, begin, size), [SIZE, SIZE], 'bicubic')
@@ -277,7 +278,9 @@ def write(folder: Path, n: int) -> list:
         picture, (height, width) = pictures[k % len(pictures)], SHAPES[k % len(SHAPES)]
         most = min(picture.shape[0] / height, picture.shape[1] / width)  # of the scale of a cut
         h, w = (int(side * most * random.uniform(0.85, 1.0)) for side in (height, width))
-        top, left = (random.integers(a - b + 1) for a, b in zip(picture.shape, (h, w), strict=False))
+        top, left = (
+            random.integers(a - b + 1) for a, b in zip(picture.shape, (h, w), strict=False)
+        )
         part = picture[top : top + h, left : left + w, :: 1 if k % 2 else -1]
         x = tf.image.resize(part, [height, width], antialias=True)
         x += random.normal(0, 4, (height, width, 1))  # the grain of a photograph not yet shrunk

@@ -148,7 +148,10 @@ def describe(config: dict, examples: int, classes: int) -> Run:
     has_rows = 'examples' in needs(named('clr_jax.methods', name, 'method'))
     for setting in ('balance', 'weights'):
         if config['subset'][setting] and has_rows:
-            rows, twice = 'has one row for each example', 'an example may then come twice in a batch'
+            rows, twice = (
+                'has one row for each example',
+                'an example may then come twice in a batch',
+            )
             raise Problem(f'config.subset.{setting}: {name} {rows}, and {twice}')
     make = lambda of, at: [views.make(of[name], f'config.{at}.{name}') for name in of]
     groups, extra = make(config['views'], 'views'), config['unlabelled']['batch_size']

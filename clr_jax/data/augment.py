@@ -207,7 +207,9 @@ def canvas(image, side: int):
     fits = tf.reduce_max(tf.shape(image)) <= side
     image = tf.cond(fits, lambda: image, lambda: tf.cast(shrunk(), tf.uint8))  # [h, w, 3]
     height, width, _ = tf.unstack(tf.shape(image))
-    image = tf.concat([image, tf.zeros([height, side - width, 3], tf.uint8)], 1)  # quicker than tf.pad
+    image = tf.concat(
+        [image, tf.zeros([height, side - width, 3], tf.uint8)], 1
+    )  # quicker than tf.pad
     image = tf.concat([image, tf.zeros([side - height, side, 3], tf.uint8)], 0)
     return tf.ensure_shape(image, [side, side, 3])
 

@@ -99,14 +99,19 @@ def made(batch: dict, groups: list) -> dict:
     return rest | {'views': views}
 
 
-def together(planes):
-    """[b, S, S] of each channel -> [b, S, S, 3]. Written one by one: for CPUs, XLA would fuse `jnp.stack`
-    with what comes before it, and compute that again for every element."""
-    b, *sides = planes[0].shape
-    x = jnp.zeros((b, len(planes), *sides), planes[0].dtype)
-    for k, plane in enumerate(planes):
-        x = lax.dynamic_update_slice_in_dim(x, plane[:, None], k, 1)
-    return jnp.moveaxis(x, 1, -1)
+def together(planes: tuple):
+    """[b, S, S] of each channel -> [b, S, S, 3]. For CPUs written one by one: XLA would fuse a stack with
+    what comes before it, and compute that again for every element."""
+
+    def written(*planes):
+        b, *sides = planes[0].shape
+        x = jnp.zeros((b, len(planes), *sides), planes[0].dtype)
+        for k, plane in enumerate(planes):
+            x = lax.dynamic_update_slice_in_dim(x, plane[:, None], k, 1)
+        return jnp.moveaxis(x, 1, -1)
+
+    stacked = lambda *planes: jnp.stack(planes, -1)
+    return lax.platform_dependent(*planes, cpu=written, default=stacked)
 
 
 def cropped(view: View, canvas, box):
@@ -149,7 +154,7 @@ def apply(view: View, x: tuple, parameters: dict) -> tuple:
     if 'rotate' in p:
         x = each(lambda x: jnp.where(p['rotate'] >= 2, x[:, ::-1, ::-1], x))
         x = each(lambda x: jnp.where(p['rotate'] % 2 == 1, x.swapaxes(1, 2)[:, ::-1], x))
-    late = 'blur' in p and 'cutout' not in parameters  # then the flip costs nothing
+    late = 'blur' in p and 'cutout' not in parameters  # then the blur's matrix flips
     if 'flip' in p and not late:
         x = each(lambda x: jnp.where(p['flip'], x[..., ::-1], x))
     if 'cutout' in parameters:

@@ -150,7 +150,9 @@ def _weights(source: Source, path: str):
     named = bool(lines) and all(len(line) == 2 for line in lines)
     if len(lines) != source.size or not (named or all(len(line) == 1 for line in lines)):
         need = f'one for each of the {source.size} examples of {source.name}'
-        raise Problem(f'{what} has {len(lines)} lines: {need}, "<weight>" or "<name> <weight>"', CONFIG)
+        raise Problem(
+            f'{what} has {len(lines)} lines: {need}, "<weight>" or "<name> <weight>"', CONFIG
+        )
     weights = np.empty(source.size)
     numbers = _numbers(source, [line[0] for line in lines], what) if named else slice(None)
     try:

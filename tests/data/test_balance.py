@@ -159,7 +159,9 @@ def test_the_order_is_the_same_for_ever():
 def test_a_memory_with_a_row_for_each_example_is_refused(setting, value):
     of = config('instdisc_cifar10_small', 'smoke').to_dict()
     of['subset'][setting] = value
-    with pytest.raises(Problem, match=rf'config\.subset\.{setting}: instdisc has one row') as raised:
+    with pytest.raises(
+        Problem, match=rf'config\.subset\.{setting}: instdisc has one row'
+    ) as raised:
         describe(of, 1000, 10)
     assert raised.value.code == CONFIG
 

@@ -119,7 +119,9 @@ def test_how_large_an_image_may_be_is_a_setting(tmp_path, capsys):
     of = lambda most: folder(tmp_path, test_fraction=1e-9, max_bad_fraction=0.5, max_pixels=most)
     for most, last in ((42, 2), (41, 0)):
         (batch,) = batches(of(most), 1, batch_size=3)
-        np.testing.assert_array_equal(number(batch), np.where(batch['index'] == 2, last, batch['index']))
+        np.testing.assert_array_equal(
+            number(batch), np.where(batch['index'] == 2, last, batch['index'])
+        )
     assert '2.png is replaced: ' in (said := capsys.readouterr().err)
     assert 'config.data.max_pixels=41' in said
     for name in ('folder', 'tfds', 'tars', 'captions'):
