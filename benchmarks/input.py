@@ -283,9 +283,9 @@ def write(folder: Path, n: int) -> list:
         )
         part = picture[top : top + h, left : left + w, :: 1 if k % 2 else -1]
         x = tf.image.resize(part, [height, width], antialias=True)
-        x += random.normal(0, 4, (height, width, 1))  # the grain of a photograph not yet shrunk
+        x += random.normal(0, 6, (height, width, 1))  # the grain of a photograph not yet shrunk
         x = tf.cast(tf.clip_by_value(x + 0.5, 0, 255), tf.uint8)
-        tf.io.write_file(path, tf.io.encode_jpeg(x, quality=91))
+        tf.io.write_file(path, tf.io.encode_jpeg(x, quality=94))
     return paths
 
 
