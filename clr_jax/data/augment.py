@@ -271,7 +271,7 @@ def jitter(view: View, x, parameters: dict):
     operations, names = flavours.colours(view), list(strengths(view))
     for k in range(len(names)):
         branches = [lambda x=x, name=name: operations[name](x, parameters[name]) for name in names]
-        x = tf.clip_by_value(tf.switch_case(parameters['order'][k], branches), 0.0, 255.0)
+        x = flavours.clipped(tf.switch_case(parameters['order'][k], branches))
     return x
 
 
