@@ -168,9 +168,7 @@ def apply(view: View, x: tuple, parameters: dict) -> tuple:
         grey = luma(x)
         x = each(lambda x: jnp.where(p['grayscale'], grey, x))
     if 'blur' in p:
-        x = lax.optimization_barrier(
-            x
-        )  # a product's fusion would compute all three for each of them
+        x = lax.optimization_barrier(x)  # else each product computes all three planes again
         taps = blur_matrix(view, p['sigma'])
         taps = jnp.where(p['blur'], taps, jnp.eye(view.size))  # [b, S, S]
         across = jnp.where(p['flip'], taps[:, ::-1], taps) if 'flip' in p and late else taps
