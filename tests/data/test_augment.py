@@ -184,7 +184,7 @@ def test_what_is_off_is_not_in_the_graph():
 
     on, drawn = operations(View(rotate=0.5, solarize=0.5, policy='uda', cutout=8))
     assert {'StatelessIf', 'StatelessSampleDistortedBoundingBox'} <= on
-    assert drawn == set(augment.DRAWS)
+    assert drawn == set(augment.DRAWS) - {'count'}  # of schedules of a policy alone
     off, drawn = operations(OFF)
     assert not {'If', 'StatelessIf', 'StatelessSampleDistortedBoundingBox', 'Case'} & off
     assert drawn == set()
