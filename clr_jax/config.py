@@ -33,7 +33,8 @@ def default() -> ConfigDict:
         {'fraction': 1.0, 'per_class': 0, 'list': '', 'seed': 0, 'repeat': 1}
         | {'balance': 0.0, 'weights': ''}
     )
-    # groups of views, each the fields of one of data.views.KINDS: `name`, or else an image's
+    # groups of views, in alphabetical order, each the fields of one of data.views.KINDS: `name`, or
+    # else an image's
     config.views = ConfigDict({'view': {}})
     # device: whether devices make the views of images, in the step, of crops or of whole images on a
     # canvas of so many pixels a side (0: crops)

@@ -19,7 +19,7 @@ def get_config(variant=''):
     config.data = {'name': 'triples', 'path': ''}
     config.views = {
         'anchor': {'name': 'text', 'length': 32, 'part': 0},
-        'positive': {'name': 'text', 'length': 32, 'part': 1},
+        'equivalent': {'name': 'text', 'length': 32, 'part': 1},
         'opposite': {'name': 'text', 'length': 32, 'part': 2},
     }
     config.encoder.update(

@@ -119,6 +119,17 @@ def test_bn_groups_reach_the_encoder_and_the_method(name, variant):
 
 
 @pytest.mark.parametrize('name', NAMES)
+def test_groups_of_views_come_in_the_order_of_their_names(name):
+    """ConfigDict sorts them; methods take anchor, positive and negative by their place."""
+    of = config(name).views
+    assert list(of) == sorted(of)
+    parts = [view.part for view in of.values() if 'part' in view]
+    assert parts == sorted(parts)
+    copies = [view.size for view in of.values() if 'copies' in view]
+    assert copies == sorted(copies, reverse=True)  # large crops come first
+
+
+@pytest.mark.parametrize('name', NAMES)
 def test_overrides_keep_their_type(name):
     """`--config.x=...` is parsed in the type of what stands there, so every value must have the right one."""
     of = config(name)
