@@ -125,8 +125,8 @@ def test_groups_of_views_come_in_the_order_of_their_names(name):
     assert list(of) == sorted(of)
     parts = [view.part for view in of.values() if 'part' in view]
     assert parts == sorted(parts)
-    copies = [view.size for view in of.values() if 'copies' in view]
-    assert copies == sorted(copies, reverse=True)  # large crops come first
+    sizes = [view.size for view in of.values() if 'size' in view]
+    assert sizes == sorted(sizes, reverse=True)  # large crops come first
 
 
 @pytest.mark.parametrize('name', NAMES)
