@@ -1,5 +1,6 @@
 """What losses over all pairs of the batch need on each of 8 devices: the temporaries of value and
-gradient, in MB, by the global batch, with the matrix whole and in chunks of columns.
+gradient, in MB, by the global batch, with the matrix whole and as chunk=None takes it: whole while it
+is small, in chunks of columns beyond.
 
     python benchmarks/large_batch.py [--run] [--batches 4096 8192]
 
@@ -70,7 +71,7 @@ def main():
     print('| loss | ' + ' | '.join(f'B = {batch:,}' for batch in args.batches) + ' |')
     print('|---' * (1 + len(args.batches)) + '|')
     for name in losses(None):
-        for form, chunk in (('whole', 2 * max(args.batches)), ('in chunks', None)):
+        for form, chunk in (('whole', 2 * max(args.batches)), ('chunk=None', None)):
             cells = [measure(losses(chunk)[name], batch, args.run) for batch in args.batches]
             print(f'| `{name}`, {form} | ' + ' | '.join(cells) + ' |', flush=True)
 

@@ -87,7 +87,7 @@ def kernels(rows: int, keys: int, device, dump: Path) -> float:
     shape = lambda *sizes: jax.ShapeDtypeStruct(sizes, 'float32', sharding=place)
 
     def slopes(z, keys, *known):
-        ours, theirs = pallas.Terms(*known[:2]), pallas.Terms(*known[2:])
+        ours, theirs = pallas.Terms(None, *known[:2]), pallas.Terms(None, *known[2:])
         return pallas.slopes(z, keys, ours, theirs)
 
     z, every, known = shape(rows, WIDTH), shape(keys, WIDTH), shape(rows)

@@ -147,10 +147,10 @@ def bert(
     share cutoff_ratio of 'token's, a 'span' of them, or 'feature's. pool: h is the state of the
     first token ('cls'), the 'mean' over a sentence's tokens, or that of the mean of the embeddings
     and the last block ('first_last': avg_first_last in SimCSE's code). padding: the token that
-    fills up sentences: it is not attended to and in no mean (RoBERTa's tokenizers have 1). remat: '',
-    'full' or 'dots', as of a vit. bn_groups: every encoder is
-    given it; here it does nothing, for there is no batch norm. dtype: of the computation, e.g.
-    bfloat16; parameters, attention weights and norms' statistics are float32.
+    fills up sentences: it is not attended to and in no mean (RoBERTa's tokenizers have 1). remat:
+    '', 'full' or 'dots', as of a vit. bn_groups: every encoder is given it; here it does nothing,
+    for there is no batch norm. dtype: of the computation, e.g. bfloat16; parameters,
+    attention weights and norms' statistics are float32.
     """
     known([pool], POOLS, 'encoder.pool')
     if cutoff:

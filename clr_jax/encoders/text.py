@@ -82,8 +82,9 @@ def text(
     all of its text. pool: after the last norm, h is the 'last' token of the text, the 'first', or
     their 'mean'. activation: 'quick_gelu' or 'gelu'. dropout: the rate at which embeddings,
     attention weights and what branches say are left out, drawn by example. mlp_ratio: hidden units
-    of a block for each of its width. remat: '', 'full' or 'dots', as of a vit. bn_groups: every encoder is given it; here it does nothing. dtype: of the computation,
-    e.g. bfloat16; parameters, attention weights and norms' statistics are float32.
+    of a block for each of its width. remat: '', 'full' or 'dots', as of a vit. bn_groups: every
+    encoder is given it; here it does nothing. dtype: of the computation, e.g. bfloat16; parameters,
+    attention weights and norms' statistics are float32.
 
     Kernels and embeddings begin as in the official code, normal with deviations that fall with
     width and, where a branch ends, depth; biases are zero.

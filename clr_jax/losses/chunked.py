@@ -95,8 +95,8 @@ def _others_gradient(chunk, saved, slopes):
         return _scan(block, jnp.zeros_like(z), (_numbered(*everything), of_rows), chunk)[0]
 
     def kernel():
-        ours = pallas.Terms(*known)._replace(group=group)
-        theirs = pallas.Terms(*of_rows.T)._replace(group=everything[1])
+        ours = pallas.Terms(group, *known)
+        theirs = pallas.Terms(everything[1], *of_rows.T)
         return pallas.slopes(z, everything[0], ours, theirs, parallel.positions(len(z))[0])
 
     return _on_tpu(pallas.fits(z, everything[0]), kernel, in_chunks), None
@@ -130,7 +130,7 @@ def _log_sum_exp_gradient(chunk, saved, of_lse):
         return grad + slope @ keys, slope.T @ rows
 
     def kernels():
-        ours, nothing = pallas.Terms(lse, of_lse), pallas.Terms()
+        ours, nothing = pallas.Terms(None, lse, of_lse), pallas.Terms()
         of_rows = pallas.slopes(rows, keys, ours, nothing)
         return of_rows, pallas.slopes(keys, rows, nothing, ours)
 

@@ -20,15 +20,21 @@ from clr_jax import parallel
 
 ROWS, COLUMNS = 256, 1024  # of a block, at most
 ENTRIES = 2**18  # of a block's columns with all their dimensions, at most
+BRIEF = (
+    None,
+    'default',
+    'fastest',
+    'bfloat16',
+)  # precisions of products that TPUs take in one pass
 
 
 class Terms(NamedTuple):
-    """What rows [n, 1], or keys [1, N], bring to the slope of a similarity, and their groups."""
+    """The groups of rows [n], or of keys [N], and what they bring to the slope of a similarity."""
 
+    group: jax.Array | None = None
     lse: jax.Array | None = None
     of_lse: jax.Array | None = None
     of_similar: jax.Array | None = None
-    group: jax.Array | None = None
 
 
 def blocks(rows, keys) -> tuple[int, int]:
@@ -51,7 +57,7 @@ def sums(rows, keys, first=None, groups=None):
     themselves. groups: int32 [n] and [N]; without them the last two are None.
     """
     number = 1 if groups is None else 3
-    of_rows, of_keys = (Terms(group=x) for x in groups or (None, None))
+    of_rows, of_keys = map(Terms, groups or (None, None))
     column = jax.ShapeDtypeStruct((len(rows), 1), jnp.float32)
     found = _walk(_sums, rows, keys, of_rows, of_keys, first, [column] * number, [1], 1)
     found = [x[:, 0].astype(rows.dtype) for x in found]
@@ -71,14 +77,14 @@ def _walk(kernel, rows, keys, of_rows, of_keys, first, outs, scratch, products):
     (n, width), columns = rows.shape, len(keys)
     high, wide = blocks(rows, keys)
     grid = n // high, columns // wide
+    of_rows, of_keys = jax.tree.map(_narrow, (of_rows, of_keys))
     place = _place(first, of_rows.group, of_keys.group, grid)
-    # what a product of float32 is on a TPU, unless a higher precision is asked for
+    # JAX makes this attribute, and mypy does not know of it
     asked = jax.config.jax_default_matmul_precision  # type: ignore[attr-defined]
-    dtype = jnp.float32 if asked in ('float32', 'highest') else jnp.bfloat16
-    upright = jax.tree.map(lambda x: _float32(x)[:, None], of_rows)
-    flat = jax.tree.map(lambda x: _float32(x)[None], of_keys)
-    given = place, rows.astype(dtype), keys.astype(dtype), upright, flat
-    given = parallel.vary(given)
+    dtype = jnp.bfloat16 if asked in BRIEF else jnp.float32
+    upright = jax.tree.map(lambda x: x[:, None], of_rows)
+    flat = jax.tree.map(lambda x: x[None], of_keys)
+    given = parallel.vary((place, rows.astype(dtype), keys.astype(dtype), upright, flat))
     kind = jax.typeof(given[1]).manual_axis_type
     of_row = lambda x: pl.BlockSpec((high, x.shape[1]), lambda i, j, place: (i, 0))
     of_key = lambda x: pl.BlockSpec((1, wide), lambda i, j, place: (0, j))
@@ -109,20 +115,19 @@ def _walk(kernel, rows, keys, of_rows, of_keys, first, outs, scratch, products):
     )(*given)
 
 
-def _float32(x):
-    return x if x.dtype == jnp.int32 else x.astype(jnp.float32)
+def _narrow(x):
+    """In 32 bits, all that a TPU computes in."""
+    return x.astype(jnp.int32 if jnp.issubdtype(x.dtype, jnp.integer) else jnp.float32)
 
 
 def _place(first, row_group, key_group, grid):
-    """int32 [1 + 2 I + 2 J]: the first row's number among the keys, and of each block of rows and of keys
-    the least and the greatest of what decides whether they may have to be masked."""
-    if row_group is None:  # the number alone
-        first = jnp.zeros((), jnp.int32) if first is None else first
-        return jnp.asarray(first, jnp.int32)[None]
-    bounds = [jnp.asarray(first, jnp.int32)[None]]
-    for group, count in ((row_group, grid[0]), (key_group, grid[1])):
-        inside = group.reshape(count, -1)
-        bounds += [inside.min(1), inside.max(1)]
+    """int32 [1]: the first row's number among the keys. With groups [1 + 2 I + 2 J]: after it, of the I
+    blocks of rows and then of the J of keys, their least groups and their greatest."""
+    bounds = [jnp.asarray(0 if first is None else first, jnp.int32)[None]]
+    if row_group is not None:
+        for group, count in zip((row_group, key_group), grid, strict=True):
+            inside = group.reshape(count, -1)
+            bounds += [inside.min(1), inside.max(1)]
     return jnp.concatenate(bounds)
 
 
@@ -134,8 +139,8 @@ def _near(place, shape, grouped):
         return (row < column + wide) & (column < row + high), row, column
     rows, keys = pl.num_programs(0), pl.num_programs(1)
     of_row, of_key = 1 + i, 1 + 2 * rows + j
-    least = (place[of_row] <= place[of_key + keys]) & (place[of_key] <= place[of_row + rows])
-    return least, row, column
+    meet = (place[of_row] <= place[of_key + keys]) & (place[of_key] <= place[of_row + rows])
+    return meet, row, column
 
 
 def _masks(shape, row, column, of_rows, of_keys):
@@ -147,11 +152,9 @@ def _masks(shape, row, column, of_rows, of_keys):
     return itself, (of_rows.group[...] == of_keys.group[...]) & ~itself
 
 
-def _sums(place, rows, keys, of_rows, of_keys, *outs, masked):
-    (highest, *others), total = (
-        outs[:-1],
-        outs[-1],
-    )  # the logarithm's place has the highest, until the end
+def _sums(place, rows, keys, of_rows, of_keys, *refs, masked):
+    # the place of the logarithm has the highest exponent, until the end
+    highest, *others, total = refs
     grouped = of_rows.group is not None
 
     @pl.when(pl.program_id(1) == 0)

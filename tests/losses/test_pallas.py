@@ -68,6 +68,15 @@ def test_kernels_are_the_equation(name, monkeypatch):
         assert_close(grad, true, 1e-5)
 
 
+@pytest.mark.parametrize(
+    ('precision', 'brief'), [(None, True), ('bfloat16', True), ('high', False), ('highest', False)]
+)
+def test_products_have_at_least_the_precision_that_is_asked_for(precision, brief):
+    x = jnp.ones((128, 8))
+    with jax.default_matmul_precision(precision):
+        assert ('bf16' in str(jax.make_jaxpr(lambda x: pallas.sums(x, x)[0])(x))) == brief
+
+
 def test_what_does_not_fill_registers_is_left_to_chunks():
     shape = lambda *sizes: jax.ShapeDtypeStruct(sizes, jnp.float32)
     assert pallas.blocks(shape(2048, 128), shape(2**19, 128)) == (256, 1024)
