@@ -24,7 +24,7 @@ from clr_jax.data import damage, device_augment, index, pipeline, sources, subse
 from clr_jax.data.source import Source
 from clr_jax.entry import NO_PROGRESS, PREEMPTED, Problem, known
 from clr_jax.evaluate.features import extract, forward
-from clr_jax.evaluate.knn import Knn, knn
+from clr_jax.evaluate.online import online_judge
 from clr_jax.guard import Watchdog, preemption
 from clr_jax.health import health
 from clr_jax.log import Log, Profile, say
@@ -225,7 +225,7 @@ def _fit(config, workdir, enter):
     begun, watchdog = time.perf_counter(), Watchdog(config['stuck_after'], 'config.stuck_after')
     enter(watchdog)
     preempted = enter(preemption())
-    config = with_schedules(with_teacher(config, workdir))
+    config = views.with_schedules(with_teacher(config, workdir))
     workdirs.check(workdir, config)
     mesh, whole, train, run = prepare(config, workdir)
     batch_size, judge = config['batch_size'], None
@@ -362,29 +362,6 @@ def option(word: str) -> tuple:
         return name, value
 
 
-def online_judge(config: dict, method: Method, mesh, train: Source, test: Source) -> Callable:
-    """-> judge(params, state): on the first examples of a fixed order of each split, {'test_top1'} of
-    a method that classifies, of any other {'knn_top1'}, by nearest neighbours."""
-    run, evaluation = forward(method.features, mesh), config['evaluation']
-    test = test._replace(tokenizer=train.tokenizer)
-
-    def pick(source, n):
-        return index.permutation(np.arange(min(n, source.size)), source.size, index.key(0))
-
-    chosen = pick(train, evaluation['train_examples']), pick(test, evaluation['test_examples'])
-    shown = views.evaluated(config)
-
-    def judge(params, state):
-        encode = lambda batch: run(params, state, batch)
-        of = lambda source, indices: extract(encode, mesh, source, shown, indices=indices)
-        asked = of(test, chosen[1])
-        if asked.logits is not None:
-            return {'test_top1': float((asked.logits.argmax(-1) == asked.label).mean())}
-        return {'knn_top1': knn(Knn(), of(train, chosen[0]), asked, train.classes or 0)['top1']}
-
-    return judge
-
-
 def refresher(config: dict, run: Run, mesh, train: Source) -> Callable:
     """-> refresh(TrainState) -> TrainState: what the method makes of the features of all training
     examples before an epoch. A function of the state alone, so that a resume at the boundary
@@ -441,14 +418,6 @@ def with_teacher(config: dict, workdir) -> dict:
         about |= Checkpoints(teacher['workdir'], read_only=True).data()
     kept = {name: about[name] for name in ('run', 'examples', 'classes')}
     return config | {'teacher': teacher | kept}
-
-
-def with_schedules(config: dict) -> dict:
-    """`config` with the schedules of policies of which its views name a file: with the saved config,
-    the run is whole without it."""
-    of = lambda groups: {name: views.whole(section) for name, section in groups.items()}
-    unlabelled = config['unlabelled'] | {'views': of(config['unlabelled']['views'])}
-    return config | {'views': of(config['views']), 'unlabelled': unlabelled}
 
 
 def others(config: dict, run: Run, mesh):

@@ -22,10 +22,11 @@ from etils import epath
 from clr_jax import parallel, train
 from clr_jax import workdir as workdirs
 from clr_jax.checkpoint import Checkpoints
-from clr_jax.data import index, population, subsets
+from clr_jax.data import index, population, subsets, views
 from clr_jax.data.augment import View
 from clr_jax.data.source import Source
 from clr_jax.entry import Problem, writing
+from clr_jax.evaluate.online import online_judge
 from clr_jax.guard import Watchdog
 from clr_jax.log import duration, say
 
@@ -63,7 +64,7 @@ def search(config: dict, workdir: str, *, trials: int, interval: int) -> str:
         begin = train.state_of(config, run, mesh, new=not min(found))
         workdirs.claim(workdir, config | {'search': own}, few.tokenizer)
         step = train.step_of(config, run, mesh)
-        judge = train.online_judge(config, run.method, mesh, few, rest)
+        judge = online_judge(config, run.method, mesh, few, rest)
         common = Search(config, run, mesh, whole, few, begin, step, judge, watchdog.beat)
         judged = min(rest.size, config['evaluation']['test_examples'])
         counts = f'{run.total_steps} steps of {config["batch_size"]}, validated on {judged}'
@@ -82,7 +83,7 @@ def with_policies(config: dict) -> dict:
     pba = {'policy': 'pba', 'schedule': [[1, population.entries(np.zeros((30, 2)))]]}
     image = lambda section: section.get('name', 'image') == 'image'
     of = {name: v | pba if image(v) else v for name, v in config['views'].items()}
-    return train.with_schedules(config | {'views': of})
+    return views.with_schedules(config | {'views': of})
 
 
 def check(config: dict, run: train.Run, few: Source, rest: Source):

@@ -17,6 +17,7 @@ from clr_jax.checkpoint import paths
 from clr_jax.data import index, sources, subsets
 from clr_jax.encoders.convnet import convnet
 from clr_jax.entry import Problem
+from clr_jax.evaluate.online import online_judge
 from clr_jax.method import Aux, Method, Time
 from clr_jax.methods.simclr import simclr
 from tests.conftest import config
@@ -330,7 +331,7 @@ def test_a_classifier_is_judged_by_its_own_answers(classifies):
         return known | ({'logits': jax.nn.one_hot(answer, 10)} if classifies else {})
 
     method = regression()._replace(features=features)
-    found = train.online_judge(of, method, parallel.make_mesh(), data, test)({}, {})
+    found = online_judge(of, method, parallel.make_mesh(), data, test)({}, {})
     chosen = index.permutation(np.arange(101), test.size, index.key(0))
     if classifies:
         assert found == {'test_top1': pytest.approx(np.mean(chosen % 4 == 0))}

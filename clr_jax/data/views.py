@@ -38,6 +38,14 @@ def whole(section: dict) -> dict:
     return section | read
 
 
+def with_schedules(config: dict) -> dict:
+    """`config` with the schedules of policies of which its views name a file: with the saved config,
+    the run is whole without it."""
+    of = lambda groups: {name: whole(section) for name, section in groups.items()}
+    unlabelled = config['unlabelled'] | {'views': of(config['unlabelled']['views'])}
+    return config | {'views': of(config['views']), 'unlabelled': unlabelled}
+
+
 def make(section: dict, where: str):
     """The settings that a section of config.views describes, checked."""
     fields = {key: value for key, value in whole(section).items() if key != 'name'}

@@ -9,8 +9,8 @@ import pytest
 
 from clr_jax.data import augment, index, pipeline, policies, population, sources, views
 from clr_jax.data.augment import View
+from clr_jax.data.views import with_schedules
 from clr_jax.entry import CONFIG, INPUT, Problem
-from clr_jax.train import with_schedules
 from tests.data.test_policies import KEYS, OFF, N, near, uniformly
 
 OPERATIONS = (
