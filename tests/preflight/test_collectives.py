@@ -52,7 +52,18 @@ def test_each_thing_is_sent_once(libtpu):
 
 
 def test_statistics_of_groups_stay_in_their_slice(libtpu):
-    far = lambda **how: [each for each in collectives(2, **how) if each['cross_slice']]
-    between, within = far(groups=1), far(groups=2)
-    # the gradient of the first layer's may travel with those of the parameters
-    assert len(between) - len(within) >= 2 * LAYERS - 2
+    """Forward they are all that is sent before the embeddings; backward, after their gradients."""
+
+    def halves(**how):
+        found = collectives(2, **how)
+        kinds = [each['kind'] for each in found]
+        return found[: kinds.index('all-gather')], found[kinds.index('reduce-scatter') + 1 :]
+
+    forward, backward = halves(groups=2)
+    assert [each['bytes'] for each in forward] == [8 * width for width in WIDTHS]
+    # the first layer's travel with the gradients of parameters
+    *last, _ = reversed([8 * width for width in WIDTHS])
+    assert [each['bytes'] for each in backward[: LAYERS - 1]] == last
+    assert not any(each['cross_slice'] for each in forward + backward[: LAYERS - 1])
+    between, _ = halves(groups=1)
+    assert sum(each['cross_slice'] for each in between) == LAYERS
