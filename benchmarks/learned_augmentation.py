@@ -28,8 +28,8 @@ def main():
     parser.add_argument('--data_dir', default='', help="where cifar10 is; else TFDS's own place")
     parser.add_argument('--seeds', type=int, default=3)
     parser.add_argument('--trials', type=int, default=8, help='of the search')
-    parser.add_argument('--interval', type=int, default=2, help='its epochs between selections')
-    parser.add_argument('--epochs', type=float, default=16.0, help='of every training')
+    parser.add_argument('--interval', type=int, default=3, help='its epochs between selections')
+    parser.add_argument('--epochs', type=float, default=24.0, help='of every training')
     parser.add_argument('--out', default='runs/learned_augmentation')
     options = parser.parse_args()
     os.environ.setdefault('JAX_PLATFORMS', 'cpu')
@@ -39,8 +39,11 @@ def main():
     how = f'--trials={options.trials}', f'--interval={options.interval}'
     call('clr_jax.pba', CONFIG, f'--workdir={out / "search"}', length, *how)
     schedule = out / 'search' / 'schedule.json'
-    rows: dict = {'crops and flips': (), 'RandAugment': (f'{POLICY}=randaugment',)}
-    rows['PBA'] = f'{POLICY}=pba', f'--config.views.view.schedule={schedule}'
+    rows: dict = {
+        'crops and flips': (),
+        'PBA': (f'{POLICY}=pba', f'--config.views.view.schedule={schedule}'),
+        'RandAugment': (f'{POLICY}=randaugment',),
+    }
     print('| policy | test accuracy | of each seed |\n|---|---|---|')
     for row, flags in rows.items():
         found = [

@@ -1,7 +1,7 @@
 """Population based augmentation (Ho et al., 2019; arXiv:1905.05393) on 4,000 labels of CIFAR-10 by a WRN-10-1: minutes
 on a laptop, and not a reproduction of anything published.
 
-    python -m clr_jax.pba --config=configs/pba_cifar10_small.py --interval=2 --workdir=runs/pba
+    python -m clr_jax.pba --config=configs/pba_cifar10_small.py --interval=3 --workdir=runs/pba
     python -m clr_jax.main --config=configs/pba_cifar10_small.py \
         --config.views.view.policy=pba --config.views.view.schedule=runs/pba/schedule.json
 
@@ -14,7 +14,7 @@ from clr_jax.config import default, finish
 
 def get_config(variant=''):
     config = default()
-    config.batch_size, config.epochs = 64, 16.0
+    config.batch_size, config.epochs = 64, 24.0
     config.data = {'name': 'tfds', 'dataset': 'cifar10', 'train': 'train', 'test': 'test'}
     config.subset.per_class = 400
     config.views.view = {
@@ -26,7 +26,7 @@ def get_config(variant=''):
         'grayscale': 0.0,
         'blur': 0.0,
     }
-    config.encoder.update(name='wide_resnet', depth=10, width=1)
+    config.encoder.update(name='wide_resnet', depth=10, width=1, conv='direct')
     config.method.update(name='finetune')
     config.optimizer = {
         'name': 'sgd',
