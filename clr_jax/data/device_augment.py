@@ -92,7 +92,7 @@ def made(batch: dict, groups: list) -> dict:
             x = cropped(view, batch['canvas'], x)
         else:
             x = tuple(x[..., k].astype(jnp.float32) / 255 for k in range(3))
-        return together(apply(view, x, unpacked(view, packed)))
+        return apply(view, x, unpacked(view, packed))
 
     views = tuple(map(one, each, batch['views'], batch['drawn']))
     rest = {name: x for name, x in batch.items() if name not in ('canvas', 'drawn')}
@@ -147,8 +147,8 @@ def weights(begin, length, size: int, side: int, interpolation: str, antialias: 
     return share / share.sum(-1, keepdims=True)
 
 
-def apply(view: View, x: tuple, parameters: dict) -> tuple:
-    """A batch of views, planes, by rows [b, ...] of `augment.sample` but for the crops."""
+def apply(view: View, x: tuple, parameters: dict):
+    """A batch of views, planes -> [b, S, S, 3], by rows [b, ...] of `augment.sample` but for the crops."""
     p = {name: value[:, None, None] for name, value in parameters.items() if value.ndim == 1}
     each = lambda change: tuple(map(change, x))
     if 'rotate' in p:
@@ -173,9 +173,10 @@ def apply(view: View, x: tuple, parameters: dict) -> tuple:
         taps = jnp.where(p['blur'], taps, jnp.eye(view.size))  # [b, S, S]
         across = jnp.where(p['flip'], taps[:, ::-1], taps) if 'flip' in p and late else taps
         x = each(lambda x: product('bij,bkj->bki', across, product('bij,bjk->bik', taps, x)))
-    if 'solarize' in p:
-        x = each(lambda x: jnp.where(p['solarize'], jnp.minimum(x, 1 - x), x))
-    return x
+    y = together(x)  # [b, S, S, 3]
+    if 'solarize' in p:  # after that, or TPUs pass through memory once more
+        y = jnp.where(p['solarize'][..., None], jnp.minimum(y, 1 - y), y)
+    return y
 
 
 def jittered(view: View, x: tuple, p: dict, order) -> tuple:

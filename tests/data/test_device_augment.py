@@ -50,7 +50,7 @@ def test_a_view_is_that_of_the_host_before_it_is_rounded(name):
     host, packed = device_augment.split(view, drawn)
     assert host == {}
     apply = jax.jit(lambda x, p: device_augment.apply(view, x, device_augment.unpacked(view, p)))
-    made = np.stack(apply(planes(x), packed), -1)
+    made = np.asarray(apply(planes(x), packed))
     change = tensorflow().function(lambda x, p: augment.changed(view, x, p), autograph=False)
     for k in range(ROWS):
         expected = change(tensorflow().constant(x[k], 'float32'), row(drawn, k)).numpy() / 255
