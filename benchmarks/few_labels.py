@@ -20,7 +20,7 @@ ROWS = {
         'supervised_cifar10_small',
         '--config.subset.per_class=400',
         '--config.batch_size=64',
-        '--config.steps=1500',
+        '--config.steps=2500',
         '--config.views.view.area=(0.7,1.0)',
         '--config.evaluation.every=500',
     ),

@@ -3,6 +3,9 @@ on a laptop, and not a reproduction of anything published.
 
     python -m clr_jax.main --config=configs/uda_cifar10_convnet.py --config.data.data_dir=~/tensorflow_datasets
 
+So small a network in so few steps is seldom as sure as the paper's 0.8, and learns little from squares of half its
+images: hence confidence 0.5 and squares of 8 pixels.
+
 Hardware: two CPU cores, some fifteen minutes. `python benchmarks/few_labels.py` compares it with the labels alone.
 """
 
@@ -11,7 +14,7 @@ from clr_jax.config import default, finish
 
 def get_config(variant=''):
     config = default()
-    config.batch_size, config.steps = 64, 1500
+    config.batch_size, config.steps = 64, 2500
     config.data = {'name': 'tfds', 'dataset': 'cifar10', 'train': 'train', 'test': 'test'}
     config.subset.per_class = 400
     plain = {
@@ -24,10 +27,10 @@ def get_config(variant=''):
         'blur': 0.0,
     }
     config.views.view = plain
-    config.unlabelled.batch_size = 128
-    config.unlabelled.views = {'plain': plain, 'strong': plain | {'policy': 'uda', 'cutout': 16}}
+    config.unlabelled.batch_size = 64
+    config.unlabelled.views = {'plain': plain, 'strong': plain | {'policy': 'uda', 'cutout': 8}}
     config.encoder.update(name='convnet', widths=(32, 64, 128, 256))
-    config.method.update(name='uda', temperature=0.4, confidence=0.8, momentum=0.99)
+    config.method.update(name='uda', temperature=0.4, confidence=0.5, momentum=0.99)
     config.optimizer = {
         'name': 'adamw',
         'learning_rate': 2e-3,
