@@ -10,7 +10,7 @@ from clr_jax import networks, parallel
 from clr_jax.entry import Problem, known
 from clr_jax.heads import classified
 from clr_jax.method import Aux, Method, check_labels, ema
-from clr_jax.networks import Outputs, wide
+from clr_jax.networks import wide
 
 
 class UDAState(NamedTuple):
@@ -27,17 +27,20 @@ def uda(
     weight=1.0,
     annealing='none',
     momentum=0.9999,
+    joint=True,
     bn_groups=1,
     dtype=None,
 ) -> Method:
     """The batch has one view of labelled examples, and under 'unlabelled' two views of others: the
-    example and its strong augmentation. All pass the network together and share batch statistics.
+    example and its strong augmentation.
 
     temperature: that sharpens what is said of the example. confidence: examples of whose class the
     network is less sure do not count (both section 2.4). annealing of the labels' training signal:
     none | linear | exp | log, where labels that are already predicted with more than a rising
     probability are left out (section 2.3). weight: of the unlabelled loss. momentum: of the average
-    of the parameters.
+    of the parameters. joint: all pass the network together and share batch statistics, as in the
+    official code; else strong augmentations, which no one will ask about later, pass by themselves
+    and leave nothing in the running averages.
     """
     check_labels('uda', classes)
     known([annealing], ('none', 'linear', 'exp', 'log'), 'config.method.annealing')
@@ -68,14 +71,21 @@ def uda(
 
     def forward(params, stats, batch, key):
         """-> `Outputs` of the labelled view [b, ...] and of the others [u, 2, ...], statistics."""
-        x, pair = batch['views'][0], jnp.stack(batch['unlabelled']['views'], 1)  # [u, 2, ...]
-        b, u = len(x), len(pair)
-        others = b * parallel.size() + parallel.positions(2 * u)
-        rows = jnp.concatenate([parallel.positions(b), others])
-        x = jnp.concatenate([networks.view(x), networks.view(pair.reshape(2 * u, *x.shape[1:]))])
+        x, pair = networks.view(batch['views'][0]), batch['unlabelled']['views']
+        beside = jnp.stack(pair if joint else pair[:1], 1)  # [u, 2 or 1, ...]
+        b, (u, v, *shape) = len(x), beside.shape
+        later = b * parallel.size() + parallel.positions(u * v)
+        rows = jnp.concatenate([parallel.positions(b), later])
+        x = jnp.concatenate([x, networks.view(beside.reshape(u * v, *shape))])
         out, stats = networks.apply(network, params, stats, x, key=key, rows=rows)
-        parts = jax.tree.map(lambda y: (y[:b], y[b:].reshape(u, 2, *y.shape[1:])), out)
-        return Outputs(*(y[0] for y in parts)), Outputs(*(y[1] for y in parts)), stats
+        labelled = jax.tree.map(lambda y: y[:b], out)
+        others = jax.tree.map(lambda y: y[b:].reshape(u, v, *y.shape[1:]), out)
+        if not joint:
+            alone = None if key is None else jax.random.fold_in(key, 1)
+            strong, _ = networks.apply(network, params, stats, pair[1], key=alone)
+            join = lambda plain, strong: jnp.concatenate([plain, strong[:, None]], 1)
+            others = jax.tree.map(join, others, strong)
+        return labelled, others, stats
 
     def loss(params, state, batch, *, key, time):
         labelled, pair, stats = forward(params, state.stats, batch, key)
