@@ -94,18 +94,41 @@ def test_the_target_of_consistency_has_no_gradient():
     close(out.grads['encoder']['Dense_0']['kernel'], x.T @ to_h)
 
 
-def test_both_streams_share_batch_statistics():
-    """Over all labelled and unlabelled rows, on any number of devices."""
-    method = uda(Linear(1), CLASSES)
+@pytest.mark.parametrize('joint', [True, False])
+def test_both_streams_share_batch_statistics(joint):
+    """Over all labelled and unlabelled rows, or all but strong augmentations, on any number of devices."""
+    method = uda(Linear(1), CLASSES, joint=joint)
     params, state = begin(method)
     made = data()
-    x = np.concatenate([made['views'][0], *made['unlabelled']['views']]).reshape(-1, 48)
+    plain, strong = made['unlabelled']['views']
+    passing = [made['views'][0], plain, *([strong] if joint else [])]
+    x = np.concatenate(passing).reshape(-1, 48)
     p = params['encoder']['Dense_0']
     mean = (x @ p['kernel'] + p['bias']).mean(0)
     for devices in (1, 8):
         out = outcome(method, params, state, made, devices)
         found = out.state.stats['encoder']['BatchNorm_0']['mean']
         np.testing.assert_allclose(found, 0.1 * mean, rtol=1e-9)
+
+
+def test_strong_augmentations_by_themselves_are_normalized_by_themselves():
+    """As if the network had seen them alone; with joint=True they would move all that is said."""
+    made, method = data(), uda(Linear(1), CLASSES, joint=False, confidence=0.0)
+    params, state = begin(method)
+    whole = outcome(method, params, state, made)
+    plain, strong = made['unlabelled']['views']
+    twice = made | {
+        'unlabelled': {'views': (plain, 2 * strong)}
+    }  # batch norm takes the factor away
+    np.testing.assert_allclose(
+        outcome(method, params, state, twice).metrics['consistency'],
+        whole.metrics['consistency'],
+        rtol=1e-3,  # but for its epsilon, and the bias before it
+    )
+    other = made | {'unlabelled': {'views': (plain, strong[::-1] ** 2)}}
+    found = outcome(method, params, state, other)
+    close(found.metrics['supervised'], whole.metrics['supervised'])
+    assert abs(found.metrics['consistency'] - whole.metrics['consistency']) > 1e-3
 
 
 def test_the_average_is_evaluated():
