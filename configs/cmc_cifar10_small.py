@@ -15,7 +15,7 @@ from clr_jax.config import default, finish
 
 def get_config(variant=''):
     config = default()
-    config.batch_size, config.epochs = 128, 3.0
+    config.batch_size, config.epochs = 128, 2.0
     config.data = {'name': 'tfds', 'dataset': 'cifar10', 'train': 'train', 'test': 'test'}
     config.views.view = {
         'size': 32,

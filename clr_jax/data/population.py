@@ -105,8 +105,10 @@ def entries(numbers) -> list:
 
 
 def initial(seed: int, trials: int) -> np.ndarray:
-    """The numbers [trials, 30, 2] a population begins with: uniform."""
-    return uniform(index.key(seed, 'initial', np.arange(trials)), 'numbers')
+    """The numbers [trials, 30, 2] a population begins with. In the official code all are 0, and trials differ
+    by their weights; here weights are the same, and each explores from there."""
+    keys = index.key(seed, 'initial', np.arange(trials))
+    return explored(np.zeros((trials, len(OPERATIONS), 2), int), keys)
 
 
 def uniform(keys, name: str) -> np.ndarray:

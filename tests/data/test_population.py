@@ -45,8 +45,13 @@ def test_a_policy_has_two_numbers_for_two_copies_of_fifteen_operations():
     assert population.policy([[1, made]]).levels == policies.CIFAR  # a higher level is stronger
 
 
+def some(seed, count):
+    """Policies [count, 30, 2]."""
+    return population.uniform(index.key(seed, 'initial', np.arange(count)), 'numbers')
+
+
 def test_what_is_drawn_is_the_rule_image_by_image():
-    numbers = population.initial(3, 1)[0]
+    numbers = some(3, 1)[0]
     made = population.entries(numbers)
     keys = index.fold(KEYS[:500], 1)
     found = drawn(made, KEYS[:500], 1)
@@ -94,7 +99,7 @@ def test_none_one_or_two_operations_any_of_them():
 
 def test_golden_draws():
     """A change here is a change of every run that anyone has seeded."""
-    found = drawn(population.entries(population.initial(0, 1)[0]), index.key(0, 0, np.arange(3)), 1)
+    found = drawn(population.entries(some(0, 1)[0]), index.key(0, 0, np.arange(3)), 1)
     assert {name: value.tolist() for name, value in found.items()} == {
         'policy': [[7, 0], [2, 11], [10, 2]],  # Equalize; Brightness, ShearX; Rotate, Brightness
         'argument': np.float32([[0, 6], [0.46, 0.15], [0.46, 1.72]]).tolist(),
@@ -141,7 +146,7 @@ def test_batches_change_policy_with_the_epoch_on_any_process_and_after_a_resume(
 
 
 def test_a_schedule_is_a_file_and_then_part_of_the_config(tmp_path):
-    schedule = [[3, population.entries(numbers)] for numbers in population.initial(0, 2)]
+    schedule = [[3, population.entries(numbers)] for numbers in some(0, 2)]
     path = tmp_path / 'schedule.json'
     path.write_text(population.text(schedule))
     assert len(path.read_text().splitlines()) == 4
@@ -206,13 +211,25 @@ def test_other_wrong_settings_are_named(tmp_path):
 # The steps of a search.
 
 
-def test_a_population_begins_anywhere():
-    numbers = population.initial(0, 400)
+def test_all_numbers_are_equally_likely():
+    numbers = some(0, 400)
     assert numbers.shape == (400, 30, 2)
     for kind, most in enumerate((10, 9)):
         share = np.bincount(numbers[..., kind].ravel()) / 12_000
         assert len(share) == most + 1
         assert abs(share - 1 / (most + 1)).max() < 0.012
+
+
+def test_a_population_begins_near_nothing():
+    """A fifth of all numbers is drawn anew; of the others those that go down or nowhere stay at 0."""
+    numbers = population.initial(0, 400)
+    assert numbers.shape == (400, 30, 2)
+    below = 0.8 * np.array([1 / 8 * 5, 1 / 8, 1 / 8, 1 / 8])  # 0 stays for a step of 0 or downwards
+    for kind, most in enumerate((10, 9)):
+        share = np.bincount(numbers[..., kind].ravel()) / 12_000
+        expected = np.full(most + 1, 0.2 / (most + 1))
+        expected[:4] += below
+        assert abs(share - expected).max() < 0.012
     assert (population.initial(0, 3) == numbers[:3]).all()
     assert (population.initial(1, 3) != numbers[:3]).any()
 
@@ -232,7 +249,7 @@ def test_a_perturbation_has_the_probabilities_of_the_rule(value):
 
 
 def test_the_worst_quarter_goes_on_from_the_best_and_explores():
-    numbers = population.initial(0, 8)
+    numbers = some(0, 8)
     scores = [0.5, 0.9, 0.1, 0.4, 0.8, 0.4, 0.2, 0.6]
     seen: set = set()
     for step in range(20):
