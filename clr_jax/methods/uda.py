@@ -1,6 +1,7 @@
 """Unsupervised data augmentation (UDA; Xie et al., 2019; arXiv:1904.12848): a classifier learns from few
 labels, and from unlabelled examples to say the same of a strong augmentation as of the example."""
 
+import itertools
 from typing import Any, NamedTuple
 
 import jax
@@ -10,7 +11,7 @@ from clr_jax import networks, parallel
 from clr_jax.entry import Problem, known
 from clr_jax.heads import classified
 from clr_jax.method import Aux, Method, check_labels, ema
-from clr_jax.networks import wide
+from clr_jax.networks import Outputs, wide
 
 
 class UDAState(NamedTuple):
@@ -69,26 +70,31 @@ def uda(
         params, stats = networks.init(network, key, batch['views'][0], pretrained)
         return params, UDAState(stats, params)
 
-    def forward(params, stats, batch, key):
-        """-> `Outputs` of the labelled view [b, ...] and of the others [u, 2, ...], statistics."""
-        x, pair = networks.view(batch['views'][0]), batch['unlabelled']['views']
-        beside = jnp.stack(pair if joint else pair[:1], 1)  # [u, 2 or 1, ...]
-        b, (u, v, *shape) = len(x), beside.shape
-        later = b * parallel.size() + parallel.positions(u * v)
-        rows = jnp.concatenate([parallel.positions(b), later])
-        x = jnp.concatenate([x, networks.view(beside.reshape(u * v, *shape))])
+    def passed(params, stats, views, key):
+        """-> `Outputs` of each of `views` [n, ...], which share batch statistics, and those."""
+        sizes = [len(x) for x in views]
+        ends = [*itertools.accumulate(sizes)]
+        before = [parallel.size() * (end - n) for n, end in zip(sizes, ends, strict=True)]
+        numbers = [k + parallel.positions(n) for k, n in zip(before, sizes, strict=True)]
+        x, rows = jnp.concatenate([*map(networks.view, views)]), jnp.concatenate(numbers)
         out, stats = networks.apply(network, params, stats, x, key=key, rows=rows)
-        labelled = jax.tree.map(lambda y: y[:b], out)
-        others = jax.tree.map(lambda y: y[b:].reshape(u, v, *y.shape[1:]), out)
-        if not joint:
-            alone = None if key is None else jax.random.fold_in(key, 1)
-            strong, _ = networks.apply(network, params, stats, pair[1], key=alone)
-            join = lambda plain, strong: jnp.concatenate([plain, strong[:, None]], 1)
-            others = jax.tree.map(join, others, strong)
-        return labelled, others, stats
+        parts = (jnp.split(y, ends[:-1]) for y in out)  # of h, z and p
+        return [Outputs(*of_view) for of_view in zip(*parts, strict=True)], stats
+
+    def forward(params, stats, batch, key):
+        """-> `Outputs` of the labelled examples [b, ...], of the others and of their augmentations,
+        [u, ...] each, and batch statistics."""
+        views = (*batch['views'], *batch['unlabelled']['views'])
+        if joint:
+            return passed(params, stats, views, key)
+        # rows of two passes share their numbers, so each pass has a key
+        own = None if key is None else jax.random.fold_in(key, 1)
+        strong, _ = passed(params, stats, views[2:], own)
+        others, stats = passed(params, stats, views[:2], key)
+        return [*others, *strong], stats
 
     def loss(params, state, batch, *, key, time):
-        labelled, pair, stats = forward(params, state.stats, batch, key)
+        (labelled, plain, strong), stats = forward(params, state.stats, batch, key)
         label, log_p = batch['label'], jax.nn.log_softmax(wide(labelled.p))  # [b], [b, classes]
         of_label = jnp.take_along_axis(log_p, jnp.maximum(label, 0)[:, None], 1)[:, 0]  # [b]
         limit = threshold(time.progress)
@@ -98,11 +104,10 @@ def uda(
         count = jnp.maximum(parallel.total(counted.sum()), 1) / parallel.size()
         supervised = -jnp.where(counted, of_label, 0).sum() / count
 
-        said, strong = wide(pair.p[:, 0]), jax.nn.log_softmax(wide(pair.p[:, 1]))  # [u, classes]
-        said = jax.lax.stop_gradient(said)
+        said, log_q = jax.lax.stop_gradient(wide(plain.p)), jax.nn.log_softmax(wide(strong.p))
         sure = jax.nn.softmax(said).max(-1) > confidence  # [u]
         sharp = jax.nn.log_softmax(said / temperature)
-        divergence = (jnp.exp(sharp) * (sharp - strong)).sum(-1)  # [u]
+        divergence = (jnp.exp(sharp) * (sharp - log_q)).sum(-1)  # [u]
         consistency = jnp.where(sure, divergence, 0).mean()
         metrics = {
             'supervised': supervised,
@@ -110,7 +115,8 @@ def uda(
             'sure': sure.mean(),
             'counted': counted.mean(),
         }
-        aux = Aux(UDAState(stats, state.target), metrics, labelled.h[:, None], pair.h)
+        pair = jnp.stack([plain.h, strong.h], 1)  # [u, 2, d]
+        aux = Aux(UDAState(stats, state.target), metrics, labelled.h[:, None], pair)
         return supervised + weight * consistency, aux
 
     def update(params, state, *, key, time):

@@ -117,9 +117,8 @@ def test_strong_augmentations_by_themselves_are_normalized_by_themselves():
     params, state = begin(method)
     whole = outcome(method, params, state, made)
     plain, strong = made['unlabelled']['views']
-    twice = made | {
-        'unlabelled': {'views': (plain, 2 * strong)}
-    }  # batch norm takes the factor away
+    # batch norm takes the factor away
+    twice = made | {'unlabelled': {'views': (plain, 2 * strong)}}
     np.testing.assert_allclose(
         outcome(method, params, state, twice).metrics['consistency'],
         whole.metrics['consistency'],
