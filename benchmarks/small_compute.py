@@ -31,8 +31,16 @@ ROOT = Path(__file__).parent.parent
 RECORD = Path(__file__).with_suffix('.jsonl')
 SUFFIX = '_cifar10_small'
 COLLAPSED = {
-    'simsiam without stopped gradient': ('simsiam', {'stop_gradient': False}),
-    'byol without predictor': ('byol', {'predictor': ()}),
+    'simsiam without stopped gradient': ('simsiam', {'method.stop_gradient': False}),
+    'byol without predictor': (
+        'byol',
+        # and with nothing in its optimizer group, all learn at one rate
+        {
+            'method.predictor': (),
+            'groups.predictor.pattern': '.',
+            'groups.predictor.learning_rate': 1.0,
+        },
+    ),
 }
 SUPERVISED = ('supcon', 'supervised')  # last in the table
 BASELINES = {
@@ -48,7 +56,7 @@ NAMES = {
 
 
 class Run(NamedTuple):
-    """One training: a method's small config, with other settings of the method if it is to fail."""
+    """One training: a method's small config, with other settings if it is to fail."""
 
     name: str
     method: str
@@ -119,7 +127,7 @@ def measure(run: Run, out: Path, cores: set) -> list[dict]:
     recipe = run.recipe()
     workdir = out / f'{run.name.replace(" ", "_")}_{run.seed}_{recipe}'
     file = f'--config=configs/{run.method}{SUFFIX}.py'
-    changes = [f'--config.method.{key}={value}' for key, value in run.changes.items()]
+    changes = [f'--config.{key}={value}' for key, value in run.changes.items()]
     baselines = BASELINES.get(run.name, ()) if run.seed == 0 else ()
     program, where = [sys.executable, '-m'], f'--workdir={workdir}'
     seconds = call(

@@ -3,7 +3,11 @@
 import importlib.util
 import json
 
-from tests.conftest import ROOT
+import jax
+import pytest
+
+from clr_jax import parallel, train
+from tests.conftest import ROOT, config
 
 spec = importlib.util.spec_from_file_location('small', ROOT / 'benchmarks' / 'small_compute.py')
 small = importlib.util.module_from_spec(spec)
@@ -20,6 +24,16 @@ def test_the_record_is_of_the_recipes_as_they_are():
         method, changes = small.COLLAPSED.get(record['run'], (record['run'], {}))
         run = small.Run(record['run'], method, record['seed'], changes)
         assert record['recipe'] == run.recipe(), record['run']
+
+
+@pytest.mark.parametrize('name', small.COLLAPSED)
+def test_what_is_to_collapse_is_a_run(name):
+    method, changes = small.COLLAPSED[name]
+    of = config(method + small.SUFFIX)
+    of.update_from_flattened_dict(changes)
+    run = train.describe(of.to_dict(), 50000, 10)
+    mesh = parallel.make_mesh(jax.devices()[:1], 1)
+    train.state_shapes(run, mesh)  # the optimizer's groups have parameters
 
 
 def test_the_last_run_of_a_seed_counts_and_means_are_over_seeds(tmp_path, monkeypatch):
