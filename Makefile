@@ -24,7 +24,7 @@ test: environment
 
 # Every config's laptop form, to the end: about an hour on two cores.
 smoke: environment
-	JAX_PLATFORMS=cpu $(python) -m tests.every_smoke
+	JAX_PLATFORMS=cpu XLA_FLAGS=--xla_backend_optimization_level=1 $(python) -m tests.every_smoke
 
 # What happens to machines, many times, to real runs: hours.
 faults: environment

@@ -97,18 +97,27 @@ def make_step(
     return jax.jit(step, donate_argnums=0)
 
 
-def make_state(
-    method: Method, optimizer, mesh, batch, *, seed: int, pretrained=None, sharded: bool = False
-) -> TrainState:
-    """The TrainState before the first step; of `batch` only shapes count."""
+def initializer(method: Method, optimizer, mesh, batch, sharded: bool = False) -> Callable:
+    """(key, pretrained) -> the TrainState before the first step; of `batch` only shapes count."""
 
     def init(key, pretrained):
         params, state = method.init(key, batch, pretrained)
         ts = TrainState(jnp.zeros((), jnp.int32), params, optimizer.init(params), state)
         return placement.place(ts, mesh, sharded)
 
+    return init
+
+
+def make_state(
+    method: Method, optimizer, mesh, batch, *, seed: int, pretrained=None, sharded: bool = False
+) -> TrainState:
+    """What `initializer` says, computed."""
     key = jax.random.fold_in(jax.random.key(seed), 2**31 - 1)  # apart from every step's key
-    return jax.jit(init)(key, pretrained)
+    cpu = mesh.devices.flat[0].platform == 'cpu'
+    # it runs once: what LLVM could make faster would not repay a tenth of its time
+    options = {'xla_backend_optimization_level': 0} if cpu else {}
+    init = initializer(method, optimizer, mesh, batch, sharded)
+    return jax.jit(init, compiler_options=options)(key, pretrained)
 
 
 class Run(NamedTuple):
@@ -400,8 +409,8 @@ def restore(workdir, step: int = -1) -> tuple[Run, TrainState, int]:
 
 def state_shapes(run: Run, mesh) -> TrainState:
     """What `make_state` makes, without values."""
-    blank = blank_batch(run, 2)
-    return jax.eval_shape(lambda: make_state(run.method, run.optimizer, mesh, blank, seed=0))
+    init = initializer(run.method, run.optimizer, mesh, blank_batch(run, 2))
+    return jax.eval_shape(init, jax.random.key(0), None)
 
 
 def with_teacher(config: dict, workdir) -> dict:

@@ -144,7 +144,7 @@ def test_the_state_keeps_structure_shape_dtype_and_weakness(name):
     run = train.describe(resolved, examples=1437, classes=10)
     mesh = parallel.make_mesh(jax.devices()[:2])
     blank = train.blank_batch(run, BATCH)
-    ts = jax.eval_shape(lambda: train.make_state(run.method, run.optimizer, mesh, blank, seed=0))
+    ts = train.state_shapes(run, mesh)
     step = train.make_step(run.method, run.optimizer, mesh, **PACE)
     after, metrics = jax.eval_shape(step, *arguments(mesh, ts, blank))
     assert kinds(after) == kinds(ts)
@@ -156,7 +156,8 @@ def test_gradients_are_summed_in_float32_under_bfloat16_compute(monkeypatch):
     """Read before XLA compiles: its CPU backend widens every all-reduce and hides a narrow one."""
     mesh = parallel.make_mesh(jax.devices()[:2])
     method, batch = tiny_simclr(dtype='bfloat16'), simclr_batch(0, np.float32)
-    ts = jax.eval_shape(lambda: train.make_state(method, SGD, mesh, batch, seed=0))
+    init = train.initializer(method, SGD, mesh, batch)
+    ts = jax.eval_shape(init, jax.random.key(0), None)
 
     def lowered():
         step = train.make_step(method, SGD, mesh, **PACE)

@@ -175,9 +175,7 @@ def test_the_state_keeps_structure_shape_and_dtype(case):
     c['encoder'] = t.config['encoder'] | {k: v for k, v in c['encoder'].items() if k == 'dtype'}
     run, mesh = train.describe(c, EPOCH * BATCH, 10), parallel.make_mesh(groups=c['bn_groups'])
     blank = train.blank_batch(run, BATCH)
-    before = jax.eval_shape(
-        lambda: train.make_state(run.method, run.optimizer, mesh, blank, seed=0)
-    )
+    before = train.state_shapes(run, mesh)
     after, _ = jax.eval_shape(make_step(c, run, mesh), before, blank)
     assert kinds(after) == kinds(before)
     assert not [path for path, (kind, _) in kinds(after).items() if kind.startswith('float64')]
