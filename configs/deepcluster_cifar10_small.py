@@ -3,7 +3,8 @@ anything published.
 
     python -m clr_jax.main --config=configs/deepcluster_cifar10_small.py
 
-It trains on 10,000 of the images in 20 epochs, because their clusters are found anew before each.
+It trains on 25,000 of the images in 8 epochs, because their clusters are found anew before each. The
+classifier has an epoch to learn them from nothing, so it moves five times as fast.
 
 Hardware: two CPU cores, about 6 minutes. `python benchmarks/small_compute.py` compares it with the
 other methods.
@@ -14,12 +15,13 @@ from clr_jax.config import default, finish
 
 def get_config(variant=''):
     config = default()
-    config.batch_size, config.epochs = 128, 20.0
+    config.batch_size, config.epochs = 128, 8.0
     config.data = {'name': 'tfds', 'dataset': 'cifar10', 'train': 'train', 'test': 'test'}
-    config.subset.fraction = 0.2
+    config.subset.fraction = 0.5
     config.views.view = {
         'copies': 1,
         'size': 32,
+        'area': (0.2, 1.0),
         'brightness': 0.4,
         'contrast': 0.4,
         'saturation': 0.4,
@@ -37,6 +39,6 @@ def get_config(variant=''):
     config.optimizer.schedule = {'name': 'cosine', 'warmup_epochs': 1.0}
     config.groups.norm_and_bias = {'pattern': '(bias|scale)$', 'weight_decay': 0.0}
     # it begins anew with every epoch, and what moved the last one must not move it
-    config.groups.classifier = {'pattern': '^predictor/', 'b1': 0.0}
+    config.groups.classifier = {'pattern': '^predictor/', 'b1': 0.0, 'learning_rate': 5.0}
     config.evaluation.update(every=390, train_examples=5000, test_examples=1000)
     return finish(config, variant)

@@ -20,6 +20,7 @@ def get_config(variant=''):
     config.subset.fraction = 0.2  # 14 times new clusters
     config.views.view = {
         'size': 32,
+        'area': (0.2, 1.0),
         'brightness': 0.4,
         'contrast': 0.4,
         'saturation': 0.4,
