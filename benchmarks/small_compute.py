@@ -8,7 +8,7 @@ linear classifier on all 50,000 / 10,000 images; beside them the encoders at ran
 raw pixels and supervised training. Two runs show what collapse looks like: SimSiam without its
 stopped gradient and BYOL without its predictor.
 
-A run takes ten to thirty minutes of one core, the whole table hours. Each is recorded in `small_compute.jsonl`
+A run takes five to thirty minutes of one core, the whole table hours. Each is recorded in `small_compute.jsonl`
 beside this file as soon as it is done, under a checksum of its recipe: the same command goes on where
 it was stopped, and makes anew what a change of a recipe has made old. --jobs: runs at a time, which
 share the cores; their workdirs are in --out.

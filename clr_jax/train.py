@@ -111,10 +111,10 @@ def initializer(method: Method, optimizer, mesh, batch, sharded: bool = False) -
 def make_state(
     method: Method, optimizer, mesh, batch, *, seed: int, pretrained=None, sharded: bool = False
 ) -> TrainState:
-    """What `initializer` says, computed."""
+    """The TrainState before the first step, on the devices of `mesh`; the same for the same seed."""
     key = jax.random.fold_in(jax.random.key(seed), 2**31 - 1)  # apart from every step's key
     cpu = mesh.devices.flat[0].platform == 'cpu'
-    # it runs once: what LLVM could make faster would not repay a tenth of its time
+    # it runs once, in far less time than LLVM takes to make it faster
     options = {'xla_backend_optimization_level': 0} if cpu else {}
     init = initializer(method, optimizer, mesh, batch, sharded)
     return jax.jit(init, compiler_options=options)(key, pretrained)

@@ -3,7 +3,7 @@ anything published.
 
     python -m clr_jax.main --config=configs/dino_cifar10_small.py
 
-Hardware: two CPU cores, about 6 minutes. `python benchmarks/small_compute.py` compares it with the
+Hardware: two CPU cores, about 10 minutes. `python benchmarks/small_compute.py` compares it with the
 other methods.
 """
 

@@ -6,7 +6,7 @@ published.
 --config.method.damage=grayscale, noise or shuffle: the cheaper damages. A ConvNet cannot leave
 patches out, so this run has its own random baseline.
 
-Hardware: two CPU cores, about 5 minutes. `python benchmarks/small_compute.py` compares it with the
+Hardware: two CPU cores, about 14 minutes. `python benchmarks/small_compute.py` compares it with the
 other methods.
 """
 
